@@ -1,0 +1,34 @@
+# What a fresh Debian 12 machine needs besides Go and make; the lab and the
+# network tests run real clients, routers and the kernel's own filter.
+PACKAGES = nftables iproute2 iputils-ping procps tcpdump wide-dhcpv6-client dhcpcd-base isc-dhcp-client systemd
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.0
+
+export CGO_ENABLED = 0
+# A version comes from git alone, so that a tree with other owners builds too.
+export GOFLAGS += -buildvcs=false
+
+.PHONY: build test lint demo bench deps
+
+build:
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/sixacre ./cmd/sixacre
+
+# All tests, the lab included. Those with real packets need root and say so by
+# name where they cannot run.
+test: deps build
+	go test -timeout 20m ./...
+
+lint:
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'run gofmt -w on the files above' >&2; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+demo: deps build
+	bin/sixacre lab demo
+
+bench:
+	go test -run '^$$' -bench . -benchmem ./...
+
+deps:
+	@.ci/install $(PACKAGES)

@@ -1,0 +1,96 @@
+package sixacre
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// NICState says whether the NIC's instance runs.
+type NICState string
+
+const (
+	Running NICState = "running"
+	Stopped NICState = "stopped"
+)
+
+// MaxPrefixes is how many prefixes one NIC may hold.
+const MaxPrefixes = 32
+
+// NIC is an instance's port on a pod.
+//
+// In the record, Address is set only in a dhcpv6 pod and LinkLocal never; both
+// are filled in by addr.Complete on the way out, so that what is shown, answered
+// and filtered is always what the MAC and the pod say.
+type NIC struct {
+	MAC       MAC            `json:"mac" doc:"Link-layer address, unique in the pod" example:"06:00:00:00:00:01"`
+	Pod       string         `json:"pod" example:"pod1"`
+	Host      string         `json:"host,omitempty" doc:"Hypervisor it runs on" example:"hv1"`
+	Device    string         `json:"device,omitempty" doc:"The tap on the host, if known" example:"tap1"`
+	State     NICState       `json:"state,omitempty" enum:"running,stopped"`
+	MovingTo  string         `json:"movingTo,omitempty" doc:"Hypervisor it is being moved to"`
+	Address   netip.Addr     `json:"address,omitzero" doc:"Its address in the link prefix"`
+	LinkLocal netip.Addr     `json:"linkLocal,omitzero" readOnly:"true" doc:"Its predicted link-local address"`
+	Prefixes  []netip.Prefix `json:"prefixes" doc:"The prefixes delegated to it"`
+	Groups    []string       `json:"groups" doc:"Its security groups"`
+}
+
+// On reports whether the host filters for this NIC: it runs there, or is being
+// moved there.
+func (n NIC) On(host string) bool { return host != "" && (n.Host == host || n.MovingTo == host) }
+
+// Instance is a virtual machine.
+type Instance struct {
+	Name string `json:"name" example:"i-1"`
+	NICs []NIC  `json:"nics"`
+}
+
+// Validate refuses an instance that cannot work, whatever else there is.
+func (i Instance) Validate() error {
+	if err := ValidateName("instance", i.Name); err != nil {
+		return err
+	}
+	if len(i.NICs) == 0 {
+		return Errorf(Invalid, "instance %s has no NIC: give a pod and a mac", i.Name)
+	}
+	for k, n := range i.NICs {
+		if err := n.MAC.Validate(); err != nil {
+			return Errorf(Invalid, "instance %s: %s", i.Name, err)
+		}
+		if len(n.Device) > 15 {
+			return Errorf(Invalid, "instance %s: device %q is longer than the 15 characters of an interface name", i.Name, n.Device)
+		}
+		if n.State != Running && n.State != Stopped {
+			return Errorf(Invalid, "instance %s: state %q is not known: use running or stopped", i.Name, n.State)
+		}
+		if len(n.Prefixes) > MaxPrefixes {
+			return Errorf(Invalid, "instance %s: %d prefixes on nic %s are more than the %d that a NIC may hold", i.Name, len(n.Prefixes), n.MAC, MaxPrefixes)
+		}
+		for _, other := range i.NICs[:k] {
+			if other.MAC == n.MAC && other.Pod == n.Pod {
+				return Errorf(Conflict, "instance %s: mac %s is given twice in pod %s", i.Name, n.MAC, n.Pod)
+			}
+		}
+	}
+	return nil
+}
+
+// NIC returns the instance's NIC with that MAC. With the zero MAC it returns the
+// only NIC, and refuses where there are several.
+func (i Instance) NIC(mac MAC) (int, error) {
+	if mac == (MAC{}) {
+		if len(i.NICs) == 1 {
+			return 0, nil
+		}
+		return 0, Errorf(Invalid, "instance %s has %d NICs: say which with its mac", i.Name, len(i.NICs))
+	}
+	at := slices.IndexFunc(i.NICs, func(n NIC) bool { return n.MAC == mac })
+	if at < 0 {
+		return 0, Errorf(NotFound, "instance %s has no NIC %s", i.Name, mac)
+	}
+	return at, nil
+}
+
+// Host is a hypervisor.
+type Host struct {
+	Name string `json:"name" example:"hv1"`
+}
