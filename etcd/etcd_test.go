@@ -1,0 +1,143 @@
+package etcd
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/sixacre/sixacre"
+)
+
+func open(t *testing.T, dir string) *Store {
+	t.Helper()
+	store, err := Embed(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+func TestTransactionIsAllOrNothing(t *testing.T) {
+	store := open(t, t.TempDir())
+	defer store.Close()
+	ctx := t.Context()
+
+	host := sixacre.Host{Name: "hv1"}
+	commit := func(want bool, txn sixacre.Txn) int64 {
+		t.Helper()
+		ok, revision, err := store.Commit(ctx, txn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok != want {
+			t.Fatalf("Commit = %v, want %v", ok, want)
+		}
+		return revision
+	}
+	first := commit(true, sixacre.Txn{Seen: []sixacre.Seen{{Key: host.Key()}}, Put: []sixacre.Noun{host}})
+	// The second writer saw no hv1 either: nothing of its transaction is written.
+	commit(false, sixacre.Txn{Seen: []sixacre.Seen{{Key: host.Key()}}, Put: []sixacre.Noun{host, sixacre.Group{Name: "web"}}})
+	if r, err := store.Get(ctx, sixacre.Group{Name: "web"}.Key()); err != nil || r.Noun != nil {
+		t.Fatalf("Get = %v, %v: half a transaction was written", r, err)
+	}
+
+	// Conditions on a whole kind: empty, unchanged, changed.
+	commit(true, sixacre.Txn{KindSeen: []sixacre.KindSeen{{Kind: sixacre.KindPod, Revision: first}}, Put: []sixacre.Noun{sixacre.Pod{Name: "pod1"}}})
+	commit(false, sixacre.Txn{KindSeen: []sixacre.KindSeen{{Kind: sixacre.KindPod, Revision: first}}, Delete: []sixacre.Key{host.Key()}})
+	_, now, err := store.List(ctx, sixacre.KindPod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(true, sixacre.Txn{KindSeen: []sixacre.KindSeen{{Kind: sixacre.KindPod, Revision: now}}, Delete: []sixacre.Key{host.Key()}})
+}
+
+func TestListIsCompleteAcrossPages(t *testing.T) {
+	store := open(t, t.TempDir())
+	defer store.Close()
+	const n = pageSize + 5
+	for i := 0; i < n; i += 100 {
+		var txn sixacre.Txn
+		for k := i; k < min(i+100, n); k++ {
+			txn.Put = append(txn.Put, sixacre.Host{Name: fmt.Sprintf("hv%06d", k)})
+		}
+		if ok, _, err := store.Commit(t.Context(), txn); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+	}
+	records, _, err := store.List(t.Context(), sixacre.KindHost)
+	if err != nil || len(records) != n {
+		t.Fatalf("List = %d records, %v; want %d", len(records), err, n)
+	}
+	for i, r := range records {
+		if want := fmt.Sprintf("hv%06d", i); r.Noun.Key().Name != want {
+			t.Fatalf("record %d is %s, want %s", i, r.Noun.Key().Name, want)
+		}
+	}
+}
+
+func TestWhatWasAcknowledgedIsThereAfterRestart(t *testing.T) {
+	dir := t.TempDir()
+	store := open(t, dir)
+	d := sixacre.Delegation{
+		Prefix: netip.MustParsePrefix("2001:db8:4000::/60"), State: sixacre.Delegated, Instance: "i-1",
+		MAC: sixacre.MAC{6, 0, 0, 0, 0, 1}, Pod: "pod1", Granted: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+	}
+	if ok, _, err := store.Commit(t.Context(), sixacre.Txn{Put: []sixacre.Noun{d}}); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	store.Close()
+	store = open(t, dir)
+	defer store.Close()
+	if r, err := store.Get(t.Context(), d.Key()); err != nil || r.Noun != sixacre.Noun(d) {
+		t.Fatalf("Get = %+v, %v; want %+v", r.Noun, err, d)
+	}
+}
+
+func TestWatchShowsAllThenEveryChangeOnce(t *testing.T) {
+	store := open(t, t.TempDir())
+	defer store.Close()
+	put := func(name string) {
+		if ok, _, err := store.Commit(t.Context(), sixacre.Txn{Put: []sixacre.Noun{sixacre.Host{Name: name}}}); !ok || err != nil {
+			t.Error(ok, err)
+		}
+	}
+	put("before")
+
+	type batch struct {
+		full   bool
+		events []sixacre.Event
+	}
+	batches := make(chan batch)
+	go store.Watch(t.Context(), func(full bool, events []sixacre.Event, _ int64) {
+		select {
+		case batches <- batch{full, events}:
+		case <-t.Context().Done():
+		}
+	})
+	if b := <-batches; !b.full || len(b.events) != 1 || b.events[0].Noun != sixacre.Noun(sixacre.Host{Name: "before"}) {
+		t.Fatalf("first batch = %+v, want everything", b)
+	}
+	go func() {
+		for i := range 50 {
+			put(fmt.Sprintf("h%02d", i))
+		}
+		store.Commit(t.Context(), sixacre.Txn{Delete: []sixacre.Key{{Kind: sixacre.KindHost, Name: "before"}}})
+	}()
+	var got []sixacre.Event
+	for len(got) < 51 {
+		b := <-batches
+		if b.full {
+			t.Fatalf("a full batch in between: %+v", b)
+		}
+		got = append(got, b.events...)
+	}
+	for i, e := range got[:50] {
+		if e.Key.Name != fmt.Sprintf("h%02d", i) || e.Noun == nil {
+			t.Fatalf("event %d = %+v", i, e)
+		}
+	}
+	if last := got[50]; last.Key.Name != "before" || last.Noun != nil {
+		t.Fatalf("last event = %+v, want the deletion", last)
+	}
+}
