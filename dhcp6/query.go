@@ -1,0 +1,227 @@
+package dhcp6
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// Query is a client's message and the relays that brought it. It is meant to be
+// used again for the next message; its slices are those of the payload parsed.
+type Query struct {
+	Relays      []Relay // outermost first; empty if the client sent it itself
+	Type        MessageType
+	Transaction [3]byte
+	ClientID    []byte // the client's DUID, nil if not given
+	ServerID    []byte // the DUID of the server meant, nil if not given
+	IAs         []IA   // IA_NA and IA_PD, in the order of the message
+	Requested   []byte // the Option Request option: codes of two octets each
+	RapidCommit bool
+
+	hasIATA bool
+	leases  int
+	relays  [MaxRelays]Relay
+	ias     [MaxIAs]IA
+}
+
+// IA is an IA_NA or IA_PD (sections 21.4 and 21.21). What the client writes into
+// T1, T2 and lifetimes is of no consequence.
+type IA struct {
+	Option OptionCode // OptionIANA or OptionIAPD
+	ID     [4]byte    // the IAID
+	leases Options
+}
+
+// NextAddress takes the next address that the client names in an IA_NA off the
+// IA. It returns false where there are no more.
+func (ia *IA) NextAddress() (netip.Addr, bool) {
+	for {
+		code, data, ok := ia.leases.Next()
+		if !ok {
+			return netip.Addr{}, false
+		}
+		if code == OptionIAAddress && ia.Option == OptionIANA {
+			return netip.AddrFrom16([16]byte(data)), true
+		}
+	}
+}
+
+// NextPrefix takes the next prefix that the client names in an IA_PD off the IA.
+// It returns false where there are no more. The prefix ::/n is a wish for a
+// length (RFC 8168).
+func (ia *IA) NextPrefix() (netip.Prefix, bool) {
+	for {
+		code, data, ok := ia.leases.Next()
+		if !ok {
+			return netip.Prefix{}, false
+		}
+		if code == OptionIAPrefix && ia.Option == OptionIAPD {
+			return netip.PrefixFrom(netip.AddrFrom16([16]byte(data[9:])), int(data[8])).Masked(), true
+		}
+	}
+}
+
+// Parse reads the payload of a UDP packet. It returns [Answered], the zero
+// Reason, or what is wrong with the message. The payload must not change for as
+// long as the query is used.
+func (q *Query) Parse(payload []byte) Reason {
+	q.Relays, q.IAs = q.relays[:0], q.ias[:0]
+	q.ClientID, q.ServerID, q.Requested = nil, nil, nil
+	q.RapidCommit, q.hasIATA, q.leases = false, false, 0
+	q.Type, q.Transaction = 0, [3]byte{}
+	for len(payload) > 0 && MessageType(payload[0]) == RelayForward {
+		if len(q.Relays) == MaxRelays {
+			return TooMany
+		}
+		q.Relays = q.Relays[:len(q.Relays)+1]
+		level := &q.Relays[len(q.Relays)-1]
+		if why := level.Parse(payload); why != Answered {
+			return why
+		}
+		payload = level.Message
+	}
+	if len(payload) < messageHeader {
+		return Truncated
+	}
+	q.Type = MessageType(payload[0])
+	switch q.Type {
+	case Advertise, Reply, Reconfigure, RelayReply:
+		return NotForServers
+	case Solicit, Request, Confirm, Renew, Rebind, Release, Decline, InformationRequest:
+	default:
+		return UnknownType
+	}
+	q.Transaction = [3]byte(payload[1:])
+	return q.parseOptions(payload[messageHeader:])
+}
+
+// singletons are the options that a client's message may carry once at most
+// (section 21). Options that are not known here may do as they please, 79 and 37
+// among them: they mean something only at a relay's level.
+const singletons uint32 = 1<<OptionClientID | 1<<OptionServerID | 1<<OptionRequest | 1<<OptionPreference |
+	1<<OptionElapsedTime | 1<<OptionRelayMessage | 1<<OptionAuthentication | 1<<OptionServerUnicast |
+	1<<OptionStatusCode | 1<<OptionRapidCommit | 1<<OptionUserClass | 1<<OptionInterfaceID |
+	1<<OptionReconfigureMessage | 1<<OptionReconfigureAccept
+
+func (q *Query) parseOptions(rest Options) Reason {
+	var seen uint32
+	for {
+		code, data, ok := rest.Next()
+		if !ok {
+			break
+		}
+		if code < 32 {
+			bit := uint32(1) << code
+			if seen&singletons&bit != 0 {
+				return DuplicateOption
+			}
+			seen |= bit
+		}
+		switch code {
+		case OptionClientID, OptionServerID:
+			if len(data) < minDUID || len(data) > maxDUID {
+				return BadDUID
+			}
+			if code == OptionClientID {
+				q.ClientID = data
+			} else {
+				q.ServerID = data
+			}
+		case OptionIANA, OptionIAPD:
+			if why := q.parseIA(code, data); why != Answered {
+				return why
+			}
+		case OptionIATA:
+			q.hasIATA = true
+		case OptionRequest:
+			if len(data)%2 != 0 {
+				return BadOption
+			}
+			q.Requested = data
+		case OptionElapsedTime:
+			if len(data) != 2 {
+				return BadOption
+			}
+		case OptionPreference:
+			if len(data) != 1 {
+				return BadOption
+			}
+		case OptionRapidCommit:
+			if len(data) != 0 {
+				return BadOption
+			}
+			q.RapidCommit = true
+		case OptionReconfigureAccept:
+			if len(data) != 0 {
+				return BadOption
+			}
+		}
+	}
+	if len(rest) != 0 {
+		return Truncated
+	}
+	return Answered
+}
+
+func (q *Query) parseIA(code OptionCode, data []byte) Reason {
+	if len(data) < iaHeader {
+		return BadOption
+	}
+	if len(q.IAs) == MaxIAs {
+		return TooMany
+	}
+	rest := Options(data[iaHeader:])
+	q.IAs = append(q.IAs, IA{Option: code, ID: [4]byte(data), leases: rest})
+	for {
+		lease, data, ok := rest.Next()
+		if !ok {
+			break
+		}
+		var size int
+		switch {
+		case code == OptionIANA && lease == OptionIAAddress:
+			size = addressSize
+		case code == OptionIAPD && lease == OptionIAPrefix:
+			size = prefixSize
+		default:
+			continue
+		}
+		if q.leases++; q.leases > MaxLeases {
+			return TooMany
+		}
+		if len(data) < size || size == prefixSize && data[8] > 128 {
+			return BadOption
+		}
+		inside := Options(data[size:])
+		for ok := true; ok; {
+			_, _, ok = inside.Next()
+		}
+		if len(inside) != 0 {
+			return Truncated
+		}
+	}
+	if len(rest) != 0 {
+		return Truncated
+	}
+	return Answered
+}
+
+// Asks reports whether the client's Option Request option names the code
+// (section 21.7).
+func (q *Query) Asks(code OptionCode) bool {
+	for b := q.Requested; len(b) >= 2; b = b[2:] {
+		if OptionCode(binary.BigEndian.Uint16(b)) == code {
+			return true
+		}
+	}
+	return false
+}
+
+// ReplyPort returns the UDP port of the relay that the answer goes to: 547
+// (section 7.2), or the packet's own source port where the outermost relay says
+// that it sends from another (RFC 8357 section 5.2).
+func (q *Query) ReplyPort(source uint16) uint16 {
+	if len(q.Relays) > 0 && q.Relays[0].SourcePort != nil {
+		return source
+	}
+	return ServerPort
+}
