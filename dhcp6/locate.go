@@ -1,0 +1,205 @@
+package dhcp6
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/addr"
+)
+
+// Pods says which relays speak for which pods. It does not change once made, so
+// any number of readers may share it.
+type Pods struct {
+	relays map[netip.Addr]speaker
+}
+
+type speaker struct {
+	pods  []*sixacre.Pod // of which it is a relay
+	guest bool           // its address is one that a guest can send from
+}
+
+// NewPods makes the directory of all pods. Pods that another DHCPv6 server
+// answers are left out. guest reports whether an address is that of a NIC: such
+// an address is never a relay, nor is one inside a pool, whatever a pod says.
+func NewPods(pods []sixacre.Pod, guest func(netip.Addr) bool) *Pods {
+	p := &Pods{relays: map[netip.Addr]speaker{}}
+	pods = slices.Clone(pods)
+	for i := range pods {
+		pod := &pods[i]
+		if pod.DHCP == sixacre.Kea {
+			continue
+		}
+		for _, a := range pod.Relays {
+			s, known := p.relays[a]
+			if !known {
+				s.guest = guest(a) || slices.ContainsFunc(pods, func(pod sixacre.Pod) bool {
+					return slices.ContainsFunc(pod.Pools, func(pool sixacre.Pool) bool { return pool.Prefix.Contains(a) })
+				})
+			}
+			if !slices.Contains(s.pods, pod) {
+				s.pods = append(s.pods, pod)
+			}
+			p.relays[a] = s
+		}
+	}
+	return p
+}
+
+// IsRelay reports whether some pod names the address as its relay.
+func (p *Pods) IsRelay(a netip.Addr) bool {
+	_, is := p.relays[a]
+	return is
+}
+
+// Client is whom a relayed message comes from, as far as its relays vouch.
+type Client struct {
+	Pod  *sixacre.Pod
+	MAC  sixacre.MAC
+	By   sixacre.Identifier // what told the MAC
+	Link netip.Addr         // the link-address that the relay gave, or ::
+	Peer netip.Addr         // the address that the client sent from
+	// Mismatch says that the client's DUID carries another MAC. That is common
+	// (a DUID outlives the NIC it was made from) and changes nothing.
+	Mismatch bool
+}
+
+// Locate finds the client of a query that came in a packet from source. It walks
+// inward from there: the sender of the outermost Relay-forward is the packet's
+// source, and that of each one inside is the peer-address of the one around it.
+// All of them must be relays of the same pod, or else someone else, a guest for
+// one, made a Relay-forward of their own, and the message says nothing. Then the
+// innermost relay saw the client itself: its link-address or interface-id tells
+// the pod and its options the MAC.
+func (p *Pods) Locate(q *Query, source netip.Addr) (Client, Reason) {
+	if len(q.Relays) == 0 {
+		return Client{}, Unrelayed
+	}
+	outermost, known := p.relays[source]
+	switch {
+	case !known:
+		return Client{}, UntrustedRelay
+	case outermost.guest:
+		return Client{}, GuestAsRelay
+	}
+	relay := &q.Relays[len(q.Relays)-1]
+	client := Client{Link: relay.Link, Peer: relay.Peer}
+	refused, vouched, contrary := UntrustedRelay, false, false
+	for _, pod := range outermost.pods {
+		if why := p.vouched(q, pod); why != Answered {
+			refused = why
+			continue
+		}
+		vouched = true
+		if !fits(pod, relay) {
+			contrary = contrary || names(pod, relay)
+			continue
+		}
+		if client.Pod != nil {
+			return Client{}, AmbiguousPod
+		}
+		client.Pod = pod
+	}
+	switch {
+	case !vouched:
+		return Client{}, refused
+	case client.Pod == nil:
+		return Client{}, UnknownLink
+	case contrary && !names(client.Pod, relay):
+		return Client{}, AmbiguousPod
+	}
+	return identify(client, q, relay)
+}
+
+// vouched reports whether every Relay-forward inside another was sent by a relay
+// of the pod.
+func (p *Pods) vouched(q *Query, pod *sixacre.Pod) Reason {
+	for i := range q.Relays[1:] {
+		s := p.relays[q.Relays[i].Peer]
+		switch {
+		case s.guest:
+			return GuestAsRelay
+		case !slices.Contains(s.pods, pod):
+			return ForgedRelay
+		}
+	}
+	return Answered
+}
+
+// fits reports whether the relay saw the client on the pod's link.
+func fits(pod *sixacre.Pod, relay *Relay) bool {
+	if relay.Link.IsUnspecified() {
+		return names(pod, relay)
+	}
+	return pod.LinkPrefix.Contains(relay.Link)
+}
+
+// names reports whether the relay's interface-id is one of the pod's.
+func names(pod *sixacre.Pod, relay *Relay) bool {
+	if relay.InterfaceID == nil {
+		return false
+	}
+	for _, id := range pod.InterfaceIDs {
+		if id == string(relay.InterfaceID) {
+			return true
+		}
+	}
+	return false
+}
+
+// identify learns the MAC in the order that the pod gives. What a relay inserted
+// comes before what the client says of itself, whatever the order.
+func identify(client Client, q *Query, relay *Relay) (Client, Reason) {
+	claim, claims := addr.DUIDMAC(q.ClientID)
+	byDUID := false
+	for _, by := range client.Pod.Identify {
+		var mac sixacre.MAC
+		var told bool
+		switch by {
+		case sixacre.ByClientLinkLayer:
+			mac, told = linkLayerMAC(relay.LinkLayer)
+		case sixacre.ByRemoteID:
+			mac, told = remoteIDMAC(client.Pod.RemoteIDFormat, relay.RemoteID)
+		case sixacre.ByDUID:
+			byDUID = true
+		}
+		switch {
+		case !told:
+		case client.By == "":
+			client.By, client.MAC = by, mac
+		case client.MAC != mac:
+			return Client{}, Contradiction
+		}
+	}
+	switch {
+	case client.By != "":
+		client.Mismatch = claims && claim != client.MAC
+	case byDUID && claims:
+		client.By, client.MAC = sixacre.ByDUID, claim
+	default:
+		return Client{}, NoIdentity
+	}
+	return client, Answered
+}
+
+// linkLayerMAC reads a Client Link-Layer Address option (RFC 6939 section 4):
+// the hardware type and, of Ethernet, six octets.
+func linkLayerMAC(b []byte) (sixacre.MAC, bool) {
+	if len(b) != 8 || b[0] != 0 || b[1] != HardwareEthernet {
+		return sixacre.MAC{}, false
+	}
+	return usable(sixacre.MAC(b[2:]))
+}
+
+// remoteIDMAC reads a Remote-ID option (RFC 4649 section 3) in the pod's format.
+func remoteIDMAC(format sixacre.RemoteIDFormat, b []byte) (sixacre.MAC, bool) {
+	if format != sixacre.RemoteIDRaw || len(b) != 4+6 {
+		return sixacre.MAC{}, false
+	}
+	return usable(sixacre.MAC(b[4:]))
+}
+
+// usable refuses what no NIC has: the zero address and group addresses.
+func usable(mac sixacre.MAC) (sixacre.MAC, bool) {
+	return mac, mac != sixacre.MAC{} && mac[0]&1 == 0
+}
