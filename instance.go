@@ -13,8 +13,13 @@ const (
 	Stopped NICState = "stopped"
 )
 
-// MaxPrefixes is how many prefixes one NIC may hold.
-const MaxPrefixes = 32
+// MaxPrefixes is how many prefixes one NIC may hold, and maxRecords bounds an
+// instance as a whole, so that it fits into one transaction of an etcd with its
+// default limits.
+const (
+	MaxPrefixes = 32
+	maxRecords  = 96
+)
 
 // NIC is an instance's port on a pod.
 //
@@ -52,7 +57,11 @@ func (i Instance) Validate() error {
 	if len(i.NICs) == 0 {
 		return Errorf(Invalid, "instance %s has no NIC: give a pod and a mac", i.Name)
 	}
+	records := 0
 	for k, n := range i.NICs {
+		if records += 2 + len(n.Prefixes); records > maxRecords {
+			return Errorf(Invalid, "instance %s holds too many NICs and prefixes for one instance: %d NICs with one prefix each are the most", i.Name, maxRecords/3)
+		}
 		if err := n.MAC.Validate(); err != nil {
 			return Errorf(Invalid, "instance %s: %s", i.Name, err)
 		}

@@ -69,7 +69,10 @@ type Claim struct {
 }
 
 // MACClaim names the claim of a MAC in a pod.
-func MACClaim(pod string, mac MAC) Key { return Key{KindClaim, "mac/" + pod + "/" + mac.String()} }
+func MACClaim(pod string, mac MAC) Key { return Key{KindClaim, MACClaims(pod) + mac.String()} }
+
+// MACClaims is what the names of all MAC claims of a pod start with.
+func MACClaims(pod string) string { return "mac/" + pod + "/" }
 
 // AddressClaim names the claim of an address.
 func AddressClaim(a netip.Addr) Key { return Key{KindClaim, "address/" + a.String()} }
@@ -113,17 +116,19 @@ type Seen struct {
 	Revision int64
 }
 
-// KindSeen is a condition of a [Txn]: no record of the kind was made or changed
-// after the revision.
-type KindSeen struct {
+// RangeSeen is a condition of a [Txn]: no record of the kind whose name starts
+// with Under was made or changed after the revision, 0 meaning that there is
+// none at all.
+type RangeSeen struct {
 	Kind     Kind
+	Under    string
 	Revision int64
 }
 
 // Txn is written whole if all of its conditions hold, or else not at all.
 type Txn struct {
-	Seen     []Seen
-	KindSeen []KindSeen
-	Put      []Noun
-	Delete   []Key
+	Seen      []Seen
+	RangeSeen []RangeSeen
+	Put       []Noun
+	Delete    []Key
 }

@@ -62,11 +62,11 @@ func (s *Store) Get(ctx context.Context, key sixacre.Key) (sixacre.Record, error
 	return sixacre.Record{Noun: noun, Revision: resp.Kvs[0].ModRevision}, err
 }
 
-// List returns all records of a kind in the order of their names, and the
-// revision of the store at which it was complete.
-func (s *Store) List(ctx context.Context, kind sixacre.Kind) ([]sixacre.Record, int64, error) {
+// List returns the records of a kind whose names start with under, in the order
+// of their names, and the revision of the store at which that was complete.
+func (s *Store) List(ctx context.Context, kind sixacre.Kind, under string) ([]sixacre.Record, int64, error) {
 	var records []sixacre.Record
-	revision, err := s.scan(ctx, root+string(kind)+"/", 0, func(e sixacre.Event) {
+	revision, err := s.scan(ctx, root+string(kind)+"/"+under, 0, func(e sixacre.Event) {
 		records = append(records, sixacre.Record{Noun: e.Noun, Revision: e.Revision})
 	})
 	return records, revision, err
@@ -112,9 +112,9 @@ func (s *Store) Commit(ctx context.Context, txn sixacre.Txn) (ok bool, revision 
 	for _, seen := range txn.Seen {
 		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(path(seen.Key)), "=", seen.Revision))
 	}
-	for _, seen := range txn.KindSeen {
+	for _, seen := range txn.RangeSeen {
 		// Holds for an empty range too: etcd then compares with revision 0.
-		prefix := root + string(seen.Kind) + "/"
+		prefix := root + string(seen.Kind) + "/" + seen.Under
 		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(prefix), "<", seen.Revision+1).WithPrefix())
 	}
 	var writes []clientv3.Op

@@ -43,13 +43,13 @@ func TestTransactionIsAllOrNothing(t *testing.T) {
 	}
 
 	// Conditions on a whole kind: empty, unchanged, changed.
-	commit(true, sixacre.Txn{KindSeen: []sixacre.KindSeen{{Kind: sixacre.KindPod, Revision: first}}, Put: []sixacre.Noun{sixacre.Pod{Name: "pod1"}}})
-	commit(false, sixacre.Txn{KindSeen: []sixacre.KindSeen{{Kind: sixacre.KindPod, Revision: first}}, Delete: []sixacre.Key{host.Key()}})
-	_, now, err := store.List(ctx, sixacre.KindPod)
+	commit(true, sixacre.Txn{RangeSeen: []sixacre.RangeSeen{{Kind: sixacre.KindPod, Revision: first}}, Put: []sixacre.Noun{sixacre.Pod{Name: "pod1"}}})
+	commit(false, sixacre.Txn{RangeSeen: []sixacre.RangeSeen{{Kind: sixacre.KindPod, Revision: first}}, Delete: []sixacre.Key{host.Key()}})
+	_, now, err := store.List(ctx, sixacre.KindPod, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	commit(true, sixacre.Txn{KindSeen: []sixacre.KindSeen{{Kind: sixacre.KindPod, Revision: now}}, Delete: []sixacre.Key{host.Key()}})
+	commit(true, sixacre.Txn{RangeSeen: []sixacre.RangeSeen{{Kind: sixacre.KindPod, Revision: now}}, Delete: []sixacre.Key{host.Key()}})
 }
 
 func TestListIsCompleteAcrossPages(t *testing.T) {
@@ -65,7 +65,7 @@ func TestListIsCompleteAcrossPages(t *testing.T) {
 			t.Fatal(ok, err)
 		}
 	}
-	records, _, err := store.List(t.Context(), sixacre.KindHost)
+	records, _, err := store.List(t.Context(), sixacre.KindHost, "")
 	if err != nil || len(records) != n {
 		t.Fatalf("List = %d records, %v; want %d", len(records), err, n)
 	}

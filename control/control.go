@@ -1,0 +1,292 @@
+// Package control writes the record: it deploys and retires instances, delegates
+// and releases prefixes. Each call is one transaction, made whole or not at all;
+// everything else in sixacre follows from what it wrote.
+package control
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/addr"
+	"github.com/sixacre/sixacre/alloc"
+)
+
+// Store is where the record is kept.
+type Store interface {
+	// Get returns the record under a key, or one with Revision 0.
+	Get(ctx context.Context, key sixacre.Key) (sixacre.Record, error)
+	// List returns the records of a kind whose names start with under, by name.
+	List(ctx context.Context, kind sixacre.Kind, under string) ([]sixacre.Record, int64, error)
+	// Commit writes the transaction if its conditions hold.
+	Commit(ctx context.Context, txn sixacre.Txn) (ok bool, revision int64, err error)
+}
+
+// Control writes the record. Its methods may be called from several goroutines,
+// and any number of servers may run one on the same store: what they see of each
+// other by Apply only makes good guesses, the transactions' conditions decide.
+type Control struct {
+	store Store
+	now   func() time.Time // with monotonic reading, as time.Now
+
+	mu      sync.Mutex
+	pools   map[netip.Prefix]*pool
+	podOf   map[string][]netip.Prefix     // pools of each pod seen
+	orphans map[netip.Prefix]struct{}     // delegations of pools that no pod has any more
+	resting map[netip.Prefix]sixacre.Seen // quarantined, with their revision
+	until   map[netip.Prefix]time.Time    // end of each quarantine, in the store's time
+	tokens  map[[32]byte]sixacre.Token    // by hash
+	hashes  map[string][32]byte           // of the tokens seen, by name
+	ticked  time.Time                     // last Tick
+}
+
+type pool struct {
+	sixacre.Pool
+	used *alloc.Set
+}
+
+// New returns a Control over the store. now is time.Now outside of tests.
+func New(store Store, now func() time.Time) *Control {
+	c := &Control{store: store, now: now, ticked: now()}
+	c.reset()
+	return c
+}
+
+func (c *Control) reset() {
+	c.pools = map[netip.Prefix]*pool{}
+	c.podOf = map[string][]netip.Prefix{}
+	c.orphans = map[netip.Prefix]struct{}{}
+	c.resting = map[netip.Prefix]sixacre.Seen{}
+	c.until = map[netip.Prefix]time.Time{}
+	c.tokens = map[[32]byte]sixacre.Token{}
+	c.hashes = map[string][32]byte{}
+}
+
+// Apply learns from the store what was written, by whomever: the arguments of
+// its Watch. It must have seen the first full batch before prefixes are picked.
+func (c *Control) Apply(full bool, events []sixacre.Event, _ int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if full {
+		c.reset()
+		// Pools before the delegations that they hold.
+		for _, e := range events {
+			if e.Key.Kind == sixacre.KindPod {
+				c.apply(e)
+			}
+		}
+	}
+	for _, e := range events {
+		if !full || e.Key.Kind != sixacre.KindPod {
+			c.apply(e)
+		}
+	}
+}
+
+func (c *Control) apply(e sixacre.Event) {
+	switch e.Key.Kind {
+	case sixacre.KindPod:
+		p, _ := e.Noun.(sixacre.Pod)
+		c.applyPools(e.Key.Name, p.Pools)
+	case sixacre.KindDelegation:
+		prefix, err := netip.ParsePrefix(e.Key.Name)
+		if err != nil {
+			return
+		}
+		d, exists := e.Noun.(sixacre.Delegation)
+		c.mark(prefix, exists)
+		delete(c.resting, prefix)
+		delete(c.until, prefix)
+		if exists && d.State == sixacre.Quarantined {
+			c.resting[prefix] = sixacre.Seen{Key: e.Key, Revision: e.Revision}
+			c.until[prefix] = d.Until
+		}
+	case sixacre.KindToken:
+		if hash, known := c.hashes[e.Key.Name]; known {
+			delete(c.tokens, hash)
+			delete(c.hashes, e.Key.Name)
+		}
+		if t, ok := e.Noun.(sixacre.Token); ok && len(t.Hash) == 32 {
+			c.tokens[[32]byte(t.Hash)] = t
+			c.hashes[t.Name] = [32]byte(t.Hash)
+		}
+	}
+}
+
+// applyPools makes the pod's pools the given ones. Delegations outlive the pod
+// in quarantine, and count again when a pool takes up their block.
+func (c *Control) applyPools(pod string, pools []sixacre.Pool) {
+	gone := c.podOf[pod]
+	delete(c.podOf, pod)
+	for _, p := range pools {
+		c.podOf[pod] = append(c.podOf[pod], p.Prefix)
+		if have, ok := c.pools[p.Prefix]; ok && have.Pool == p {
+			continue
+		}
+		fresh := &pool{Pool: p, used: alloc.NewSet(p.Bits())}
+		c.pools[p.Prefix] = fresh
+		for prefix := range c.orphans {
+			if fresh.Holds(prefix) {
+				fresh.used.Add(addr.Index(p, prefix))
+				delete(c.orphans, prefix)
+			}
+		}
+	}
+	for _, prefix := range gone {
+		if !contains(pools, prefix) {
+			p := c.pools[prefix]
+			delete(c.pools, prefix)
+			for resting := range c.resting {
+				if p.Holds(resting) {
+					c.orphans[resting] = struct{}{}
+				}
+			}
+		}
+	}
+}
+
+func contains(pools []sixacre.Pool, prefix netip.Prefix) bool {
+	for _, p := range pools {
+		if p.Prefix == prefix {
+			return true
+		}
+	}
+	return false
+}
+
+// mark notes that a prefix is used, or free again.
+func (c *Control) mark(prefix netip.Prefix, used bool) {
+	for _, p := range c.pools {
+		if p.Holds(prefix) {
+			if used {
+				p.used.Add(addr.Index(p.Pool, prefix))
+			} else {
+				p.used.Remove(addr.Index(p.Pool, prefix))
+			}
+			return
+		}
+	}
+	if used {
+		c.orphans[prefix] = struct{}{}
+	} else {
+		delete(c.orphans, prefix)
+	}
+}
+
+// pick takes a free prefix of the first of the pools that has one, so that no
+// other caller picks it too.
+func (c *Control) pick(from []sixacre.Pool) (netip.Prefix, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range from {
+		have, ok := c.pools[p.Prefix]
+		if !ok {
+			continue
+		}
+		if prefix, ok := alloc.Prefix(p, have.used, rand.Uint64N); ok {
+			c.mark(prefix, true)
+			return prefix, true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+// attempt is one try at a transaction. What it reads becomes its conditions.
+type attempt struct {
+	*Control
+	ctx context.Context
+	sixacre.Txn
+	picked []netip.Prefix // put back if the try fails
+}
+
+// tries bounds how often a transaction that met another is begun anew.
+const tries = 64
+
+// change tries f, which reads and plans, and writes what it planned, until
+// nothing that it read has changed meanwhile.
+func (c *Control) change(ctx context.Context, f func(*attempt) error) error {
+	for range tries {
+		a := &attempt{Control: c, ctx: ctx}
+		err := f(a)
+		written := false
+		if err == nil {
+			written, _, err = c.store.Commit(ctx, a.Txn)
+		}
+		if written {
+			return nil
+		}
+		if err2 := a.putBack(); err == nil {
+			err = err2
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return sixacre.Errorf(sixacre.Unavailable, "others changed the same records at the same time, %d times in a row: try again", tries)
+}
+
+// putBack frees the prefixes that were picked, except those that somebody holds.
+func (a *attempt) putBack() error {
+	for _, prefix := range a.picked {
+		r, err := a.store.Get(a.ctx, sixacre.DelegationKey(prefix))
+		if err != nil {
+			// Better to leave it out of use than to give it twice as likely: the
+			// next full Apply counts anew.
+			return err
+		}
+		if r.Noun == nil {
+			a.mu.Lock()
+			a.mark(prefix, false)
+			a.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+// read returns the noun under a key, and makes its being unchanged a condition.
+func read[T sixacre.Noun](a *attempt, key sixacre.Key) (noun T, found bool, err error) {
+	r, err := a.store.Get(a.ctx, key)
+	if err != nil {
+		return noun, false, err
+	}
+	a.Seen = append(a.Seen, sixacre.Seen{Key: key, Revision: r.Revision})
+	noun, found = r.Noun.(T)
+	return noun, found, nil
+}
+
+// must is read for what has to exist. noun is its name in messages.
+func must[T sixacre.Noun](a *attempt, noun string, key sixacre.Key) (T, error) {
+	v, found, err := read[T](a, key)
+	if err == nil && !found {
+		err = sixacre.Errorf(sixacre.NotFound, "%s %s does not exist: see '%s'", noun, key.Name, fmt.Sprintf("sixacre %s list", noun))
+	}
+	return v, err
+}
+
+// fresh makes it a condition that nothing is under the key.
+func fresh(a *attempt, noun string, key sixacre.Key) error {
+	_, found, err := read[sixacre.Noun](a, key)
+	if err == nil && found {
+		err = sixacre.Errorf(sixacre.Conflict, "%s %s exists already: choose another name, or delete it first", noun, key.Name)
+	}
+	return err
+}
+
+// get reads one noun outside of any transaction.
+func get[T sixacre.Noun](ctx context.Context, c *Control, noun string, key sixacre.Key) (T, error) {
+	return must[T](&attempt{Control: c, ctx: ctx}, noun, key)
+}
+
+// list reads all nouns of a kind.
+func list[T sixacre.Noun](ctx context.Context, c *Control, kind sixacre.Kind) ([]T, error) {
+	records, _, err := c.store.List(ctx, kind, "")
+	nouns := make([]T, 0, len(records))
+	for _, r := range records {
+		nouns = append(nouns, r.Noun.(T))
+	}
+	return nouns, err
+}

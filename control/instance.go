@@ -1,0 +1,264 @@
+package control
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/addr"
+	"github.com/sixacre/sixacre/alloc"
+)
+
+// Deployment is an instance to be made.
+type Deployment struct {
+	Name string          `json:"name" example:"i-1"`
+	NICs []NICDeployment `json:"nics" minItems:"1"`
+}
+
+// NICDeployment is a NIC to be made. Prefixes that are named are given exactly;
+// PrefixCount more are picked, one if neither is given and the pod has a pool.
+type NICDeployment struct {
+	sixacre.NIC
+	PrefixCount *int `json:"prefixCount,omitempty" doc:"How many prefixes to pick; 1 if neither this nor prefixes is given" minimum:"0" maximum:"32"`
+}
+
+// Deploy writes an instance with its addresses and prefixes.
+func (c *Control) Deploy(ctx context.Context, d Deployment) (sixacre.Instance, error) {
+	var made sixacre.Instance
+	err := c.change(ctx, func(a *attempt) error {
+		i := sixacre.Instance{Name: d.Name}
+		for _, n := range d.NICs {
+			if n.State == "" {
+				n.State = sixacre.Running
+			}
+			if len(n.Groups) == 0 {
+				n.Groups = []string{sixacre.DefaultGroup}
+			}
+			n.Prefixes = slices.Clone(n.Prefixes)
+			i.NICs = append(i.NICs, n.NIC)
+		}
+		if err := i.Validate(); err != nil {
+			return err
+		}
+		if err := fresh(a, "instance", i.Key()); err != nil {
+			return err
+		}
+		made = sixacre.Instance{Name: i.Name}
+		for k := range i.NICs {
+			nic, pod, err := a.plug(i.Name, i.NICs[k], d.NICs[k].PrefixCount)
+			if err != nil {
+				return err
+			}
+			i.NICs[k] = nic
+			made.NICs = append(made.NICs, addr.Complete(pod, nic))
+		}
+		if err := i.Validate(); err != nil {
+			return err
+		}
+		a.Put = append(a.Put, i)
+		return nil
+	})
+	return made, err
+}
+
+// plug plans all that a new NIC needs, and returns it as it is to be recorded,
+// with its pod.
+func (a *attempt) plug(instance string, n sixacre.NIC, count *int) (sixacre.NIC, sixacre.Pod, error) {
+	pod, err := must[sixacre.Pod](a, "pod", sixacre.Pod{Name: n.Pod}.Key())
+	if err != nil {
+		return n, pod, err
+	}
+	if n.Host != "" {
+		if _, err := must[sixacre.Host](a, "host", sixacre.Host{Name: n.Host}.Key()); err != nil {
+			return n, pod, err
+		}
+	}
+	for k, name := range n.Groups {
+		if slices.Contains(n.Groups[:k], name) {
+			return n, pod, sixacre.Errorf(sixacre.Invalid, "group %s is given twice", name)
+		}
+		if _, err := a.group(name); err != nil {
+			return n, pod, err
+		}
+	}
+	claim := sixacre.Claim{Name: sixacre.MACClaim(n.Pod, n.MAC).Name, Instance: instance, MAC: n.MAC, Pod: n.Pod}
+	if holder, found, err := read[sixacre.Claim](a, claim.Key()); err != nil {
+		return n, pod, err
+	} else if found {
+		return n, pod, sixacre.Errorf(sixacre.Conflict, "mac %s is that of instance %s in pod %s: a MAC is unique in its pod", n.MAC, holder.Instance, n.Pod)
+	}
+	a.Put = append(a.Put, claim)
+	if ll := addr.LinkLocal(n.MAC); slices.Contains(pod.RouterLinkLocals, ll) {
+		return n, pod, sixacre.Errorf(sixacre.Conflict, "mac %s makes link-local %s, which is a router's in pod %s: choose another mac", n.MAC, ll, pod.Name)
+	}
+	if n.Address, err = a.address(instance, pod, n); err != nil {
+		return n, pod, err
+	}
+	n.LinkLocal, n.MovingTo = netip.Addr{}, ""
+
+	for k, prefix := range n.Prefixes {
+		if slices.Contains(n.Prefixes[:k], prefix) {
+			return n, pod, sixacre.Errorf(sixacre.Invalid, "prefix %s is given twice", prefix)
+		}
+		if err := a.delegate(instance, pod, n, prefix); err != nil {
+			return n, pod, err
+		}
+	}
+	more := 0
+	switch {
+	case count != nil:
+		more = *count
+	case len(n.Prefixes) == 0 && len(pod.Pools) > 0:
+		more = 1
+	}
+	if more < 0 || more+len(n.Prefixes) > sixacre.MaxPrefixes {
+		return n, pod, sixacre.Errorf(sixacre.Invalid, "%d prefixes are not between 0 and the %d that a NIC may hold", more+len(n.Prefixes), sixacre.MaxPrefixes)
+	}
+	for range more {
+		prefix, err := a.delegateAny(instance, pod, n, pod.Pools)
+		if err != nil {
+			return n, pod, err
+		}
+		n.Prefixes = append(n.Prefixes, prefix)
+	}
+	return n, pod, nil
+}
+
+// address returns the address to record: in a slaac pod none, because it
+// follows from the MAC; in a dhcpv6 pod the wanted one or a random one.
+func (a *attempt) address(instance string, pod sixacre.Pod, n sixacre.NIC) (netip.Addr, error) {
+	made := addr.EUI64(pod.LinkPrefix, n.MAC)
+	switch want := n.Address; {
+	case pod.Addressing == sixacre.SLAAC && want.IsValid() && want != made:
+		return want, sixacre.Errorf(sixacre.Invalid, "address %s cannot be had in slaac pod %s: mac %s makes %s; leave the address out", want, pod.Name, n.MAC, made)
+	case pod.Addressing == sixacre.SLAAC && addr.Reserved(made):
+		return made, sixacre.Errorf(sixacre.Invalid, "mac %s makes a reserved address, %s (RFC 5453): choose another mac", n.MAC, made)
+	case pod.Addressing == sixacre.SLAAC:
+		return netip.Addr{}, notOfNetwork(pod, made)
+	case want.IsValid() && !pod.LinkPrefix.Contains(want):
+		return want, sixacre.Errorf(sixacre.Invalid, "address %s is not in link prefix %s of pod %s", want, pod.LinkPrefix, pod.Name)
+	case want.IsValid() && addr.Reserved(want):
+		return want, sixacre.Errorf(sixacre.Invalid, "address %s is reserved (RFC 4291, RFC 2526, RFC 5453): choose another", want)
+	case want.IsValid():
+		return want, a.claim(instance, pod, n, want)
+	}
+	for {
+		address, ok := alloc.Address(pod.LinkPrefix, rand.Uint64())
+		if !ok {
+			continue
+		}
+		if err := a.claim(instance, pod, n, address); sixacre.CodeOf(err) != sixacre.Conflict {
+			return address, err
+		}
+	}
+}
+
+// claim plans to take the address for the NIC.
+func (a *attempt) claim(instance string, pod sixacre.Pod, n sixacre.NIC, address netip.Addr) error {
+	if err := notOfNetwork(pod, address); err != nil {
+		return err
+	}
+	claim := sixacre.Claim{Name: sixacre.AddressClaim(address).Name, Instance: instance, MAC: n.MAC, Pod: n.Pod}
+	holder, taken, err := read[sixacre.Claim](a, claim.Key())
+	for _, planned := range a.Put {
+		if c, ok := planned.(sixacre.Claim); ok && c.Name == claim.Name {
+			holder, taken = c, true
+		}
+	}
+	if taken {
+		return sixacre.Errorf(sixacre.Conflict, "address %s is that of instance %s: choose another", address, holder.Instance)
+	}
+	a.Put = append(a.Put, claim)
+	return err
+}
+
+// notOfNetwork refuses an address that one of the pod's routers or servers has.
+func notOfNetwork(p sixacre.Pod, address netip.Addr) error {
+	switch {
+	case slices.Contains(p.Relays, address):
+		return sixacre.Errorf(sixacre.Conflict, "address %s is a relay of pod %s", address, p.Name)
+	case slices.Contains(p.DNS, address):
+		return sixacre.Errorf(sixacre.Conflict, "address %s is a DNS server of pod %s", address, p.Name)
+	}
+	return nil
+}
+
+// Instances returns all instances by name, complete.
+func (c *Control) Instances(ctx context.Context) ([]sixacre.Instance, error) {
+	pods, err := c.Pods(ctx)
+	if err != nil {
+		return nil, err
+	}
+	byName := make(map[string]sixacre.Pod, len(pods))
+	for _, p := range pods {
+		byName[p.Name] = p
+	}
+	instances, err := list[sixacre.Instance](ctx, c, sixacre.KindInstance)
+	for _, i := range instances {
+		for k, n := range i.NICs {
+			i.NICs[k] = addr.Complete(byName[n.Pod], n)
+		}
+	}
+	return instances, err
+}
+
+// Instance returns one instance, complete.
+func (c *Control) Instance(ctx context.Context, name string) (sixacre.Instance, error) {
+	i, err := get[sixacre.Instance](ctx, c, "instance", sixacre.Instance{Name: name}.Key())
+	for k, n := range i.NICs {
+		p, err := c.Pod(ctx, n.Pod)
+		if err != nil {
+			return i, err
+		}
+		i.NICs[k] = addr.Complete(p, n)
+	}
+	return i, err
+}
+
+// Retire removes an instance. Its prefixes go into quarantine.
+func (c *Control) Retire(ctx context.Context, name string) error {
+	return c.change(ctx, func(a *attempt) error {
+		i, err := must[sixacre.Instance](a, "instance", sixacre.Instance{Name: name}.Key())
+		if err != nil {
+			return err
+		}
+		for _, n := range i.NICs {
+			a.Delete = append(a.Delete, sixacre.MACClaim(n.Pod, n.MAC))
+			if n.Address.IsValid() {
+				a.Delete = append(a.Delete, sixacre.AddressClaim(n.Address))
+			}
+			for _, prefix := range n.Prefixes {
+				if err := a.rest(prefix); err != nil {
+					return err
+				}
+			}
+		}
+		a.Delete = append(a.Delete, i.Key())
+		return nil
+	})
+}
+
+// Move records that a NIC is on another host from now on. Its addresses and
+// prefixes stay.
+func (c *Control) Move(ctx context.Context, name string, mac sixacre.MAC, host string) error {
+	return c.change(ctx, func(a *attempt) error {
+		i, err := must[sixacre.Instance](a, "instance", sixacre.Instance{Name: name}.Key())
+		if err != nil {
+			return err
+		}
+		at, err := i.NIC(mac)
+		if err != nil {
+			return err
+		}
+		if _, err := must[sixacre.Host](a, "host", sixacre.Host{Name: host}.Key()); err != nil {
+			return err
+		}
+		i.NICs[at].Host = host
+		// The tap is made anew on the other host, under a name of its own.
+		i.NICs[at].Device = ""
+		a.Put = append(a.Put, i)
+		return nil
+	})
+}

@@ -1,0 +1,111 @@
+package control
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/addr"
+)
+
+// Holder says who holds what was asked for.
+type Holder struct {
+	Query    string                  `json:"query" doc:"What was asked for"`
+	Instance string                  `json:"instance" example:"i-1"`
+	MAC      sixacre.MAC             `json:"mac"`
+	Pod      string                  `json:"pod"`
+	Address  netip.Addr              `json:"address,omitzero" doc:"The holder's address, where that was asked for"`
+	Prefix   netip.Prefix            `json:"prefix,omitzero" doc:"The delegated prefix that holds what was asked for"`
+	State    sixacre.DelegationState `json:"state,omitempty" doc:"Of that prefix: a prefix in quarantine has its last holder"`
+}
+
+// Whois returns who holds an address, a prefix or a MAC. A MAC may have a holder
+// in each pod; nobody at all is an error.
+func (c *Control) Whois(ctx context.Context, query string) ([]Holder, error) {
+	a := &attempt{Control: c, ctx: ctx}
+	pods, err := c.Pods(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var holders []Holder
+	if mac, err := sixacre.ParseMAC(query); err == nil {
+		for _, p := range pods {
+			claim, found, err := read[sixacre.Claim](a, sixacre.MACClaim(p.Name, mac))
+			if err != nil {
+				return nil, err
+			}
+			if found {
+				holders = append(holders, Holder{Query: query, Instance: claim.Instance, MAC: mac, Pod: p.Name})
+			}
+		}
+	} else {
+		asked, err := parseAddressOrPrefix(query)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range pods {
+			h, err := a.whois(p, asked)
+			if err != nil {
+				return nil, err
+			}
+			if h.Instance != "" {
+				h.Query = query
+				holders = append(holders, h)
+			}
+		}
+	}
+	if len(holders) == 0 {
+		return nil, sixacre.Errorf(sixacre.NotFound, "%s is nobody's", query)
+	}
+	return holders, nil
+}
+
+// whois looks in one pod for the holder of a prefix, or of the address that a
+// /128 is.
+func (a *attempt) whois(p sixacre.Pod, asked netip.Prefix) (Holder, error) {
+	if asked.IsSingleIP() && p.LinkPrefix.Contains(asked.Addr()) {
+		claim, err := a.claimOf(p, asked.Addr())
+		return Holder{Instance: claim.Instance, MAC: claim.MAC, Pod: p.Name, Address: asked.Addr()}, err
+	}
+	for _, pool := range p.Pools {
+		if !pool.Prefix.Contains(asked.Addr()) || asked.Bits() < pool.DelegatedLength {
+			continue
+		}
+		whole := netip.PrefixFrom(asked.Addr(), pool.DelegatedLength).Masked()
+		d, _, err := read[sixacre.Delegation](a, sixacre.DelegationKey(whole))
+		return Holder{Instance: d.Instance, MAC: d.MAC, Pod: p.Name, Prefix: whole, State: d.State}, err
+	}
+	return Holder{}, nil
+}
+
+// claimOf returns the claim of the NIC of the pod that has the address, or one
+// without instance.
+func (a *attempt) claimOf(p sixacre.Pod, address netip.Addr) (sixacre.Claim, error) {
+	key := sixacre.AddressClaim(address)
+	if p.Addressing == sixacre.SLAAC {
+		mac, ok := addr.MAC(address)
+		if !ok {
+			return sixacre.Claim{}, nil
+		}
+		key = sixacre.MACClaim(p.Name, mac)
+	}
+	claim, _, err := read[sixacre.Claim](a, key)
+	return claim, err
+}
+
+// holder names the instance that has the address in the pod, or nobody.
+func (a *attempt) holder(p sixacre.Pod, address netip.Addr) (string, error) {
+	h, err := a.whois(p, netip.PrefixFrom(address, address.BitLen()))
+	return h.Instance, err
+}
+
+func parseAddressOrPrefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Is6() && a.Zone() == "" {
+		return netip.PrefixFrom(a, 128), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil || !p.Addr().Is6() {
+		return p, sixacre.Errorf(sixacre.Invalid, "%q is not an IPv6 address, a prefix or a MAC", s)
+	}
+	return p.Masked(), nil
+}
