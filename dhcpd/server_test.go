@@ -223,7 +223,7 @@ func TestExchange(t *testing.T) {
 	}
 	r := newRelay(t, s.at)
 	m := solicit(t, mac1)
-	m.AddOption(dhcpv6.OptRequestedOption(dhcpv6.OptionDNSRecursiveNameServer))
+	dhcpv6.WithRequestedOptions(dhcpv6.OptionDNSRecursiveNameServer)(m)
 	r.send(mac1, m)
 	advertise, peer := r.receive()
 	if advertise.MessageType != dhcpv6.MessageTypeAdvertise || peer != addr.LinkLocal(mac1) {
@@ -238,8 +238,9 @@ func TestExchange(t *testing.T) {
 	na := reply.Options.OneIANA()
 	if reply.MessageType != dhcpv6.MessageTypeReply || reply.TransactionID != request.TransactionID || na == nil ||
 		!na.Options.OneAddress().IPv6Addr.Equal(net.ParseIP("2001:db8:100:1:400:ff:fe00:1")) ||
-		!slices.Equal(prefixes(reply), []string{"2001:db8:4000::/60"}) {
-		t.Errorf("reply %s", reply.Summary())
+		!slices.Equal(prefixes(reply), []string{"2001:db8:4000::/60"}) ||
+		len(reply.Options.DNS()) != 1 || !reply.Options.DNS()[0].Equal(net.ParseIP("2001:db8::53")) {
+		t.Fatalf("reply %s", reply.Summary())
 	}
 	if na.T1 != 2*time.Hour || na.T2 != 3*time.Hour+12*time.Minute {
 		t.Errorf("T1 %s, T2 %s of a preferred lifetime of %s", na.T1, na.T2, pod1.PreferredLifetime)
