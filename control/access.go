@@ -141,3 +141,33 @@ func (c *Control) Authenticate(secret string) (sixacre.Token, bool) {
 	c.mu.Unlock()
 	return t, ok
 }
+
+// Valid reports whether a token that was authenticated before is still good.
+// The local administrator's has no hash and always is.
+func (c *Control) Valid(t sixacre.Token) bool {
+	if t.Hash == nil {
+		return t.Role == sixacre.RoleAdmin
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.tokens[[32]byte(t.Hash)]
+	return ok
+}
+
+// EnsureServerID makes sure that the store has a server DUID, a DUID-UUID
+// (RFC 9915 section 11.5, RFC 6355): made once, the same for every replica.
+func (c *Control) EnsureServerID(ctx context.Context) error {
+	return c.change(ctx, func(a *attempt) error {
+		_, found, err := read[sixacre.ServerID](a, sixacre.ServerIDKey)
+		if err != nil || found {
+			return err
+		}
+		duid := make([]byte, 18)
+		rand.Read(duid)
+		duid[0], duid[1] = 0, 4
+		duid[8] = duid[8]&0x0f | 0x40   // version 4: random (RFC 9562 section 5.4)
+		duid[10] = duid[10]&0x3f | 0x80 // variant
+		a.Put = append(a.Put, sixacre.ServerID{DUID: duid})
+		return nil
+	})
+}

@@ -30,8 +30,9 @@ type Store interface {
 // and any number of servers may run one on the same store: what they see of each
 // other by Apply only makes good guesses, the transactions' conditions decide.
 type Control struct {
-	store Store
-	now   func() time.Time // with monotonic reading, as time.Now
+	store  Store
+	now    func() time.Time     // the wall clock
+	uptime func() time.Duration // a clock that nobody sets
 
 	mu      sync.Mutex
 	pools   map[netip.Prefix]*pool
@@ -41,7 +42,7 @@ type Control struct {
 	until   map[netip.Prefix]time.Time    // end of each quarantine, in the store's time
 	tokens  map[[32]byte]sixacre.Token    // by hash
 	hashes  map[string][32]byte           // of the tokens seen, by name
-	ticked  time.Time                     // last Tick
+	ticked  instant                       // last Tick
 }
 
 type pool struct {
@@ -49,9 +50,16 @@ type pool struct {
 	used *alloc.Set
 }
 
-// New returns a Control over the store. now is time.Now outside of tests.
-func New(store Store, now func() time.Time) *Control {
-	c := &Control{store: store, now: now, ticked: now()}
+// instant is a moment by both clocks.
+type instant struct {
+	wall   time.Time
+	uptime time.Duration
+}
+
+// New returns a Control over the store. now is the wall clock, which may be set
+// and may jump; uptime is a clock that nobody sets, such as CLOCK_BOOTTIME.
+func New(store Store, now func() time.Time, uptime func() time.Duration) *Control {
+	c := &Control{store: store, now: now, uptime: uptime, ticked: instant{now(), uptime()}}
 	c.reset()
 	return c
 }
@@ -160,6 +168,7 @@ func contains(pools []sixacre.Pool, prefix netip.Prefix) bool {
 
 // mark notes that a prefix is used, or free again.
 func (c *Control) mark(prefix netip.Prefix, used bool) {
+	pooled := false
 	for _, p := range c.pools {
 		if p.Holds(prefix) {
 			if used {
@@ -167,27 +176,27 @@ func (c *Control) mark(prefix netip.Prefix, used bool) {
 			} else {
 				p.used.Remove(addr.Index(p.Pool, prefix))
 			}
-			return
+			pooled = true
 		}
 	}
-	if used {
+	if used && !pooled {
 		c.orphans[prefix] = struct{}{}
 	} else {
 		delete(c.orphans, prefix)
 	}
 }
 
-// pick takes a free prefix of the first of the pools that has one, so that no
-// other caller picks it too.
-func (c *Control) pick(from []sixacre.Pool) (netip.Prefix, bool) {
+// pick takes a free prefix of the first of the pod's pools that has one and
+// delegates the length, so that no other caller picks it too.
+func (c *Control) pick(pod sixacre.Pod, from []sixacre.Pool) (netip.Prefix, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, p := range from {
-		have, ok := c.pools[p.Prefix]
-		if !ok {
-			continue
+		if have, ok := c.pools[p.Prefix]; !ok || have.Pool != p {
+			// The pod was read from the store before Apply told of it.
+			c.applyPools(pod.Name, pod.Pools)
 		}
-		if prefix, ok := alloc.Prefix(p, have.used, rand.Uint64N); ok {
+		if prefix, ok := alloc.Prefix(p, c.pools[p.Prefix].used, rand.Uint64N); ok {
 			c.mark(prefix, true)
 			return prefix, true
 		}

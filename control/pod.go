@@ -66,8 +66,8 @@ func (c *Control) DeletePod(ctx context.Context, name string) error {
 			return err
 		}
 		if len(claims) > 0 {
-			return sixacre.Errorf(sixacre.InUse, "pod %s is in use by instance %s and %d other NICs: delete those instances first",
-				name, claims[0].Noun.(sixacre.Claim).Instance, len(claims)-1)
+			return sixacre.Errorf(sixacre.InUse, "pod %s is in use by instance %s (NICs in all: %d): delete its instances first",
+				name, claims[0].Noun.(sixacre.Claim).Instance, len(claims))
 		}
 		a.RangeSeen = append(a.RangeSeen, sixacre.RangeSeen{Kind: sixacre.KindClaim, Under: under})
 		if err := a.unused(sixacre.KindPeer, func(n sixacre.Noun) error {

@@ -35,7 +35,7 @@ func (a *attempt) delegate(instance string, pod sixacre.Pod, n sixacre.NIC, pref
 	}
 	a.Put = append(a.Put, sixacre.Delegation{
 		Prefix: prefix, State: sixacre.Delegated, Instance: instance, MAC: n.MAC, Pod: n.Pod,
-		Granted: a.now().UTC().Round(0), LongestLifetime: longest,
+		Granted: a.wall(), LongestLifetime: longest,
 	})
 	return nil
 }
@@ -53,7 +53,7 @@ func (a *attempt) delegateAny(instance string, pod sixacre.Pod, n sixacre.NIC, p
 		}
 	}
 	for {
-		prefix, ok := a.pick(alike)
+		prefix, ok := a.pick(pod, alike)
 		if !ok {
 			return netip.Prefix{}, sixacre.Errorf(sixacre.Exhausted, "no prefix of %v of pod %s is free: release some, or wait for the end of a quarantine (see 'sixacre prefix list')", alike, pod.Name)
 		}
@@ -78,7 +78,7 @@ func (a *attempt) rest(prefix netip.Prefix) error {
 		return err
 	}
 	d.State = sixacre.Quarantined
-	d.Released = a.now().UTC().Round(0)
+	d.Released = a.wall()
 	d.Until = clock.Add(d.LongestLifetime.Duration() + sixacre.MaxStale)
 	a.Put = append(a.Put, d)
 	return nil
@@ -90,8 +90,11 @@ func (a *attempt) clock() (time.Time, error) {
 	if c, ok := r.Noun.(sixacre.Clock); ok {
 		return c.Now, err
 	}
-	return a.now().UTC().Round(0), err
+	return a.wall(), err
 }
+
+// wall is the time to record.
+func (c *Control) wall() time.Time { return c.now().UTC().Truncate(time.Millisecond) }
 
 // PrefixRequest asks for one more prefix of a NIC.
 type PrefixRequest struct {
@@ -182,9 +185,8 @@ const sweepBatch = 60
 // since the last Tick, and ends the quarantines that are over by that clock. It
 // is to be called about once a minute, by one server.
 func (c *Control) Tick(ctx context.Context) error {
-	now := c.now()
-	// The first is what the monotonic clock says, the second the wall clock.
-	passed := min(now.Sub(c.ticked), now.Round(0).Sub(c.ticked.Round(0)))
+	now := instant{c.now().Round(0), c.uptime()}
+	passed := min(now.uptime-c.ticked.uptime, now.wall.Sub(c.ticked.wall.Round(0)))
 	c.ticked = now
 	r, err := c.store.Get(ctx, sixacre.ClockKey)
 	if err != nil {
@@ -192,7 +194,7 @@ func (c *Control) Tick(ctx context.Context) error {
 	}
 	clock, started := r.Noun.(sixacre.Clock)
 	if !started {
-		clock.Now = now.UTC().Round(0)
+		clock.Now = c.wall()
 	} else if passed > 0 {
 		clock.Now = clock.Now.Add(passed)
 	}

@@ -291,3 +291,17 @@ func (v *Views) members(group string) sixacre.Members {
 	})
 	return m
 }
+
+// OnHost reports whether the NIC with that MAC in that pod is on the host.
+func (v *Views) OnHost(host, pod string, mac sixacre.MAC) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for name := range v.onHost[host] {
+		for _, n := range v.instances[name].NICs {
+			if n.MAC == mac && n.Pod == pod && n.On(host) {
+				return true
+			}
+		}
+	}
+	return false
+}

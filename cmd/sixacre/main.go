@@ -28,13 +28,15 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	root := rootCommand()
 	root.SetArgs(args)
+	understood := false
+	noteRun(root, &understood)
 	err := root.ExecuteContext(ctx)
 	var usage usageError
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &usage):
-		fmt.Fprintln(os.Stderr, "sixacre:", err)
+	case !understood || errors.As(err, &usage):
+		fmt.Fprintf(os.Stderr, "sixacre: %s (see --help)\n", err)
 		return 2
 	default:
 		fmt.Fprintln(os.Stderr, "sixacre:", err)
@@ -42,10 +44,24 @@ func run(ctx context.Context, args []string) int {
 	}
 }
 
-// usageError is a command line that was not understood.
-type usageError struct{ error }
+// usageError is a command line that a command itself did not understand.
+type usageError string
 
-func (e usageError) Unwrap() error { return e.error }
+func (e usageError) Error() string { return string(e) }
+
+// noteRun makes every command note that it was reached: what fails before that
+// is a command line that was not understood.
+func noteRun(c *cobra.Command, reached *bool) {
+	if f := c.RunE; f != nil {
+		c.RunE = func(c *cobra.Command, args []string) error {
+			*reached = true
+			return f(c, args)
+		}
+	}
+	for _, sub := range c.Commands() {
+		noteRun(sub, reached)
+	}
+}
 
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -53,16 +69,55 @@ func rootCommand() *cobra.Command {
 		Short: "An IPv6 address and routed prefixes for every instance",
 		Long: `sixacre gives each cloud instance its IPv6 address and one or more routed
 prefixes, and keeps what follows from that in step: the DHCPv6 answer, the route
-on the routers, the filter on the hypervisor.`,
+on the routers, the filter on the hypervisor.
+
+The record is kept by 'sixacre server'. On its machine the commands below find it
+by --data or SIXACRE_DATA (default ` + defaultData + `), elsewhere by SIXACRE_SERVER,
+SIXACRE_TOKEN and SIXACRE_CA.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w (see '%s --help')", err, c.CommandPath())}
-	})
-	root.AddCommand(commands...)
+	root.AddCommand(
+		routerCommand(),
+		serverCommand(),
+		podCommand(),
+		instanceCommand(),
+		prefixCommand(),
+		groupCommand(),
+		hostCommand(),
+		peerCommand(),
+		tokenCommand(),
+		whoisCommand(),
+		versionCommand(),
+	)
 	return root
 }
 
-// commands are added by the files of the subcommands.
-var commands []*cobra.Command
+// group is a command that only holds others.
+func group(use, short string, subcommands ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError(fmt.Sprintf("%q is not a command of '%s'", args[0], c.CommandPath()))
+			}
+			return c.Help()
+		},
+	}
+	c.AddCommand(subcommands...)
+	return c
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			fmt.Println("sixacre", version)
+			return nil
+		},
+	}
+}
