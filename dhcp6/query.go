@@ -34,30 +34,32 @@ type IA struct {
 // NextAddress takes the next address that the client names in an IA_NA off the
 // IA. It returns false where there are no more.
 func (ia *IA) NextAddress() (netip.Addr, bool) {
-	for {
+	for ia.Option == OptionIANA {
 		code, data, ok := ia.leases.Next()
 		if !ok {
-			return netip.Addr{}, false
+			break
 		}
-		if code == OptionIAAddress && ia.Option == OptionIANA {
+		if code == OptionIAAddress {
 			return netip.AddrFrom16([16]byte(data)), true
 		}
 	}
+	return netip.Addr{}, false
 }
 
 // NextPrefix takes the next prefix that the client names in an IA_PD off the IA.
 // It returns false where there are no more. The prefix ::/n is a wish for a
 // length (RFC 8168).
 func (ia *IA) NextPrefix() (netip.Prefix, bool) {
-	for {
+	for ia.Option == OptionIAPD {
 		code, data, ok := ia.leases.Next()
 		if !ok {
-			return netip.Prefix{}, false
+			break
 		}
-		if code == OptionIAPrefix && ia.Option == OptionIAPD {
+		if code == OptionIAPrefix {
 			return netip.PrefixFrom(netip.AddrFrom16([16]byte(data[9:])), int(data[8])).Masked(), true
 		}
 	}
+	return netip.Prefix{}, false
 }
 
 // Parse reads the payload of a UDP packet. It returns [Answered], the zero

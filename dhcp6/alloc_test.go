@@ -1,0 +1,84 @@
+package dhcp6_test
+
+import (
+	"testing"
+
+	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/addr"
+	"github.com/sixacre/sixacre/dhcp6"
+)
+
+// hot returns what is done for each packet: parse, locate and respond.
+func hot(t testing.TB, lines ...string) func() dhcp6.Reason {
+	t.Helper()
+	payload, source := encode(&testing.T{}, lines)
+	r := fuzzRecord()
+	pods := dhcp6.NewPods(r.pods, r.guest)
+	stored := r.nics["pod1 06:00:00:00:00:02"]
+	var q dhcp6.Query
+	out := make([]byte, 0, 4096)
+	return func() dhcp6.Reason {
+		if why := q.Parse(payload); why != dhcp6.Answered {
+			return why
+		}
+		client, why := pods.Locate(&q, source.Addr())
+		if why != dhcp6.Answered {
+			return why
+		}
+		var nic *sixacre.NIC
+		if client.MAC == stored.MAC {
+			complete := addr.Complete(*client.Pod, stored)
+			nic = &complete
+		}
+		_, why = dhcp6.Respond(out, &q, ourID, client.Pod, nic)
+		return why
+	}
+}
+
+const relayed = "relay-forward link=2001:db8:100:1::1 peer=fe80::2 link-layer=06:00:00:00:00:02 interface-id=eth0 "
+
+func TestNothingIsAllocated(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		lines []string
+		want  dhcp6.Reason
+	}{
+		{"solicit", []string{relayed, "solicit client=00030001060000000001 oro=23,24,82 na=1 pd=1 pd=2[2001:db8:4000:20::/60,::/56]"}, dhcp6.Answered},
+		{"request behind three relays", []string{"relay-forward link=:: peer=2001:db8:ffff::2", "relay-forward link=:: peer=2001:db8:ffff::1", relayed + "source-port=0",
+			"request client=00030001060000000002 server=us na=1 pd=1"}, dhcp6.Answered},
+		{"rebind of others' leases", []string{relayed, "rebind client=00030001060000000002 na=1[2001:db8:9::1] pd=1[2001:db8:9::/60]"}, dhcp6.Answered},
+		{"confirm", []string{relayed, "confirm client=00030001060000000002 na=1[2001:db8:9::1]"}, dhcp6.Answered},
+		{"release", []string{relayed, "release client=00030001060000000002 server=us pd=1[2001:db8:9::/60]"}, dhcp6.Answered},
+		{"information-request", []string{relayed, "information-request oro=23,24,32"}, dhcp6.Answered},
+		{"unknown client", []string{"relay-forward link=2001:db8:100:1::1 peer=fe80::2 link-layer=06:00:00:00:00:99", "solicit client=00030001060000000002"}, dhcp6.UnknownClient},
+		{"forged", []string{relayed, relayed, "solicit client=00030001060000000002"}, dhcp6.ForgedRelay},
+		{"contradiction", []string{relayed + "remote-id=00000001060000000001", "solicit client=00030001060000000002"}, dhcp6.Contradiction},
+	} {
+		ask := hot(t, test.lines...)
+		if why := ask(); why != test.want {
+			t.Errorf("%s: %s, expected %s", test.name, why, test.want)
+		}
+		if n := testing.AllocsPerRun(100, func() { ask() }); n != 0 {
+			t.Errorf("%s: %v allocations", test.name, n)
+		}
+	}
+}
+
+func BenchmarkRespond(b *testing.B) {
+	for _, bench := range []struct {
+		name  string
+		lines []string
+	}{
+		{"solicit", []string{relayed, "solicit client=00030001060000000002 oro=23,24 na=1 pd=1"}},
+		{"request", []string{relayed, "request client=00030001060000000002 server=us oro=23,24 na=1[2001:db8:100:1:400:ff:fe00:2] pd=1[2001:db8:4000:20::/60]"}},
+		{"unknown", []string{"relay-forward link=2001:db8:100:1::1 peer=fe80::2 link-layer=06:00:00:00:00:99", "solicit client=00030001060000000002 na=1 pd=1"}},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			ask := hot(b, bench.lines...)
+			b.ReportAllocs()
+			for b.Loop() {
+				ask()
+			}
+		})
+	}
+}
