@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/api"
+	"github.com/sixacre/sixacre/firewall"
+	"github.com/sixacre/sixacre/hypervisor"
+	"github.com/sixacre/sixacre/nft"
+	"github.com/sixacre/sixacre/rtnl"
+)
+
+type agentFlags struct {
+	server, ca, token   string
+	host, state         string
+	bridges, taps       []string
+	libvirt             string
+	dryRun, printStatic bool
+}
+
+func agentCommand() *cobra.Command {
+	var a agentFlags
+	cmd := &cobra.Command{
+		Use:   "agent --server URL --host NAME --token-file FILE",
+		Short: "Filter on a hypervisor: hold each tap to its MAC, addresses and prefixes",
+		Long: `agent keeps the bridge filter of a hypervisor what the record says. From each
+tap it lets only the NIC's own MAC, addresses and delegated prefixes pass, and no
+Router Advertisement, DHCPv6 server or redirect; to each tap only what its groups
+allow, what answers it, and the ICMPv6 that IPv6 needs (RFC 4890).
+
+A NIC's tap is the device that the record names, or else the one whose MAC is the
+NIC's with fe as the first octet, as libvirt makes it. A port that matches --taps
+and has no NIC passes nothing. Ports that do not match are uplinks.
+
+The rules are in the nftables tables 'bridge sixacre' and, where the kernel has no
+nf_conntrack_bridge, 'ip6 sixacre_ct'; see them with 'nft list ruleset'. They stay
+in force while the agent is stopped, restarted, or without its server. No other
+table is touched. To have taps closed from boot on, load what --print-static
+prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
+		Example: `  sixacre agent --server https://[2001:db8::5]:5460 --ca ca.crt \
+      --host hv1 --token-file hv1.token
+  sixacre agent --print-static | nft -f -`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if a.libvirt != "" {
+				return sixacre.Errorf(sixacre.Invalid, "libvirt %s is not available yet: name each NIC's tap with --device, or let the taps have libvirt's MACs", a.libvirt)
+			}
+			taps, err := a.patterns()
+			if err != nil {
+				return usageError(err.Error())
+			}
+			mode, err := nft.Probe(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if a.printStatic {
+				_, err := fmt.Fprint(cmd.OutOrStdout(), firewall.Static(mode, taps))
+				return err
+			}
+			for _, f := range []struct{ name, value string }{{"server", a.server}, {"host", a.host}, {"token-file", a.token}} {
+				if f.value == "" {
+					return usageError(fmt.Sprintf("the agent needs --%s", f.name))
+				}
+			}
+			agent := &hypervisor.Agent{
+				Mode: mode, Taps: taps, Bridges: a.bridges, State: a.state,
+				Links: rtnl.Links{}, Log: slog.Default().With("host", a.host),
+			}
+			client, err := api.Dial(api.Endpoint{Server: a.server, CAFile: a.ca, TokenFile: a.token})
+			if err != nil {
+				return err
+			}
+			agent.Report = func(ctx context.Context, r sixacre.Report) error { return client.Report(ctx, a.host, r) }
+			if a.dryRun {
+				return dryRun(cmd, agent, client)
+			}
+			kernel := &nft.Kernel{}
+			agent.Firewall = kernel
+			if os.Geteuid() != 0 {
+				return sixacre.Errorf(sixacre.Denied, "the agent changes the kernel's filter: run it as root, or with --dry-run to see the ruleset")
+			}
+			agent.Log.Info("filtering", "connections", mode.String(), "taps", a.taps)
+			group, ctx := errgroup.WithContext(cmd.Context())
+			group.Go(func() error { return agent.Run(ctx) })
+			group.Go(func() error { return again(ctx, agent, rtnl.Links{}.Watch) })
+			group.Go(func() error { return again(ctx, agent, nft.Watch) })
+			group.Go(func() error { return client.Watch(ctx, agent.Follow) })
+			if err := group.Wait(); cmd.Context().Err() == nil {
+				return err
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&a.server, "server", "", "`URL` of the server")
+	f.StringVar(&a.ca, "ca", "", "`FILE` with the certificate of the server's CA")
+	f.StringVar(&a.token, "token-file", "", "`FILE` with the token that 'sixacre host create' printed")
+	f.StringVar(&a.host, "host", "", "`NAME` of this hypervisor")
+	f.StringArrayVar(&a.bridges, "bridge", nil, "`BR` to filter on (default: every bridge with a tap); may be repeated")
+	f.StringArrayVar(&a.taps, "taps", []string{"vnet*", "tap*"}, "`PATTERN` of the names of taps, a name or the beginning of one with a *; may be repeated")
+	f.StringVar(&a.libvirt, "libvirt", "", "`URI` of libvirt to ask for taps; not available yet")
+	f.StringVar(&a.state, "state", "/var/lib/sixacre/agent", "`DIR` that remembers the last view for a start without the server")
+	f.BoolVar(&a.dryRun, "dry-run", false, "print the ruleset for this moment and change nothing")
+	f.BoolVar(&a.printStatic, "print-static", false, "print the part of the ruleset that closes all taps, for loading at boot")
+	return cmd
+}
+
+func (a agentFlags) patterns() ([]firewall.Pattern, error) {
+	var out []firewall.Pattern
+	for _, s := range a.taps {
+		p, err := firewall.ParsePattern(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// again watches anew whenever watching ends, and has the agent look at what it
+// may have missed.
+func again(ctx context.Context, agent *hypervisor.Agent, watch func(context.Context, func()) error) error {
+	for {
+		err := watch(ctx, agent.Wake)
+		if ctx.Err() != nil {
+			return nil
+		}
+		agent.Log.Warn("watching anew", "reason", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+			agent.Wake()
+		}
+	}
+}
+
+// dryRun prints what the agent would apply now.
+func dryRun(cmd *cobra.Command, agent *hypervisor.Agent, client *api.Client) error {
+	ctx, cancel := context.WithCancel(cmd.Context())
+	defer cancel()
+	views := make(chan sixacre.View, 1)
+	failed := make(chan error, 1)
+	go func() {
+		failed <- client.Watch(ctx, func(v sixacre.View) {
+			select {
+			case views <- v:
+			default:
+			}
+		})
+	}()
+	select {
+	case err := <-failed:
+		return err
+	case v := <-views:
+		rs, err := agent.Plan(v)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprint(cmd.OutOrStdout(), rs)
+		return err
+	}
+}

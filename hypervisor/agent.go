@@ -1,0 +1,265 @@
+// Package hypervisor is the actor on a host that runs instances: it follows the
+// record, finds the tap of each NIC, and keeps the kernel's filter what the
+// compiled policy says.
+//
+// It can be stopped, killed and started at any moment: what it put into the
+// kernel stays and goes on filtering, and on start it changes in place what is
+// no longer right. Without the server it keeps the last view it was given, also
+// across a restart.
+package hypervisor
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/firewall"
+)
+
+// Firewall is the kernel's filter.
+type Firewall interface {
+	// Apply makes it the ruleset, in place and in one transaction.
+	Apply(context.Context, firewall.Ruleset) error
+	// Intact reports whether it still is what was applied last.
+	Intact(context.Context) (bool, error)
+	// Present reports whether it holds anything of ours.
+	Present() (bool, error)
+}
+
+// Links are the bridges of the host.
+type Links interface {
+	BridgePorts() ([]sixacre.BridgePort, error)
+	// Secure holds the port to one MAC without the firewall's help.
+	Secure(sixacre.BridgePort, sixacre.MAC) error
+	// TrackIPv6 makes IPv6 connections on the bridges known to the firewall.
+	TrackIPv6(context.Context, []string) (notes []string, err error)
+}
+
+// Agent filters for the NICs of one host. Set the fields, then call Run.
+type Agent struct {
+	Mode     firewall.Mode
+	Taps     []firewall.Pattern // which ports are taps; nothing else is ever filtered
+	Bridges  []string           // which bridges; if empty, each that has a tap
+	State    string             // directory that keeps the last view; "" for none
+	Firewall Firewall
+	Links    Links
+	// Report is told after every change, and again every now and then, what
+	// is in force.
+	Report func(context.Context, sixacre.Report) error
+	Log    *slog.Logger
+
+	mu   sync.Mutex
+	view *sixacre.View // nil until there was one
+
+	once sync.Once
+	wake chan struct{}
+
+	saved   sixacre.View                       // what the state directory holds
+	tracked []bridge                           // bridges whose IPv6 is tracked
+	secured map[sixacre.BridgePort]sixacre.MAC // ports held to a MAC
+	found   map[nicKey]string                  // the tap of each NIC, as last logged
+}
+
+type bridge struct {
+	name  string
+	index int
+}
+
+// retry is how soon a change that the kernel refused is tried again; look is
+// how often the kernel is looked at and the report repeated without any cause.
+const (
+	retry = time.Second
+	look  = 30 * time.Second
+)
+
+func (a *Agent) alarm() chan struct{} {
+	a.once.Do(func() { a.wake = make(chan struct{}, 1) })
+	return a.wake
+}
+
+// Wake makes the agent look at the links and at the kernel's filter again.
+func (a *Agent) Wake() {
+	select {
+	case a.alarm() <- struct{}{}:
+	default: // it is about to look anyway
+	}
+}
+
+// Follow takes the whole current view.
+func (a *Agent) Follow(v sixacre.View) {
+	a.mu.Lock()
+	a.view = &v
+	a.mu.Unlock()
+	a.Wake()
+}
+
+// Run filters until the context ends, and leaves the filter in force.
+func (a *Agent) Run(ctx context.Context) error {
+	saved, err := a.load()
+	if err != nil {
+		a.Log.Warn("no saved view", "reason", err)
+	}
+	a.mu.Lock()
+	if a.view == nil {
+		a.view = saved
+	}
+	a.mu.Unlock()
+
+	reports := make(chan sixacre.Report, 1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.report(ctx, reports)
+	}()
+	defer func() { <-done }()
+
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.alarm():
+		case <-timer.C:
+		}
+		next := look
+		report, err := a.reconcile(ctx)
+		if err != nil && ctx.Err() == nil {
+			a.Log.Error("the filter is not what it should be", "reason", err)
+			next = retry
+		}
+		if report != nil {
+			select {
+			case <-reports: // superseded
+			default:
+			}
+			reports <- *report
+		}
+		timer.Reset(next)
+	}
+}
+
+// report sends each report, and the last one again after a failure.
+func (a *Agent) report(ctx context.Context, reports <-chan sixacre.Report) {
+	var r sixacre.Report
+	var again <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case r = <-reports:
+		case <-again:
+		}
+		again = nil
+		if err := a.Report(ctx, r); err != nil && ctx.Err() == nil {
+			a.Log.Warn("the server did not take the report", "reason", err)
+			again = time.After(5 * retry)
+		}
+	}
+}
+
+// reconcile makes the kernel what the view and the links say. It returns what
+// is in force then; nil while there was never a view.
+func (a *Agent) reconcile(ctx context.Context) (*sixacre.Report, error) {
+	ports, err := a.Links.BridgePorts()
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	view := a.view
+	a.mu.Unlock()
+	if view == nil {
+		return nil, a.closeTaps(ctx)
+	}
+	host, finds := a.arrange(*view, ports)
+	if err := a.save(*view); err != nil {
+		a.Log.Warn("the view is not saved: a restart without the server would not know it", "reason", err)
+	}
+	if err := a.track(ctx, ports, host); err != nil {
+		return nil, err
+	}
+	if ok, err := a.Firewall.Intact(ctx); err == nil && !ok {
+		a.Log.Info("setting all of the filter, in place")
+	}
+	rs := firewall.Compile(host)
+	applied := a.Firewall.Apply(ctx, rs)
+	report := sixacre.Report{Revision: view.Revision, NICs: []sixacre.NICReport{}}
+	for _, f := range finds {
+		report.NICs = append(report.NICs, sixacre.NICReport{
+			Pod: f.nic.Pod, MAC: f.nic.MAC, Device: f.port.Device,
+			Programmed: applied == nil && f.port.Device != "" && rs.Filters(f.port.Device),
+		})
+	}
+	if applied != nil {
+		return &report, applied
+	}
+	a.secure(finds, rs)
+	return &report, nil
+}
+
+// Plan returns the ruleset that the view would get at this moment.
+func (a *Agent) Plan(v sixacre.View) (firewall.Ruleset, error) {
+	ports, err := a.Links.BridgePorts()
+	if err != nil {
+		return firewall.Ruleset{}, err
+	}
+	host, _ := a.arrange(v, ports)
+	return firewall.Compile(host), nil
+}
+
+// closeTaps makes sure that taps are closed before anything is known of them.
+// A filter that an earlier process left is left alone: it knows more.
+func (a *Agent) closeTaps(ctx context.Context) error {
+	present, err := a.Firewall.Present()
+	if err != nil || present {
+		return err
+	}
+	return a.Firewall.Apply(ctx, firewall.Compile(firewall.Host{Mode: a.Mode, Taps: a.Taps}))
+}
+
+// track makes connections on the bridges known, once for each bridge.
+func (a *Agent) track(ctx context.Context, ports []sixacre.BridgePort, h firewall.Host) error {
+	if a.Mode != firewall.BridgeNetfilter {
+		return nil
+	}
+	var now []bridge
+	var names []string
+	for _, b := range h.Bridges {
+		i := slices.IndexFunc(ports, func(p sixacre.BridgePort) bool { return p.Bridge == b.Name })
+		now = append(now, bridge{b.Name, ports[i].BridgeIndex})
+		names = append(names, b.Name)
+	}
+	if len(now) == 0 || slices.Equal(now, a.tracked) {
+		return nil
+	}
+	notes, err := a.Links.TrackIPv6(ctx, names)
+	if err != nil {
+		return err
+	}
+	for _, n := range notes {
+		a.Log.Warn(n)
+	}
+	a.tracked = now
+	return nil
+}
+
+// secure sets up the second barrier for taps that are new or changed hands.
+func (a *Agent) secure(finds []find, rs firewall.Ruleset) {
+	now := map[sixacre.BridgePort]sixacre.MAC{}
+	for _, f := range finds {
+		if !rs.Filters(f.port.Device) {
+			continue
+		}
+		if a.secured[f.port] != f.nic.MAC {
+			if err := a.Links.Secure(f.port, f.nic.MAC); err != nil {
+				a.Log.Warn("the bridge does not hold the port to its MAC; the filter does", "device", f.port.Device, "reason", err)
+				continue
+			}
+		}
+		now[f.port] = f.nic.MAC
+	}
+	a.secured = now
+}
