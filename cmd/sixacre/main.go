@@ -79,6 +79,7 @@ SIXACRE_TOKEN and SIXACRE_CA.`,
 	}
 	root.AddCommand(
 		routerCommand(),
+		agentCommand(),
 		serverCommand(),
 		podCommand(),
 		instanceCommand(),
