@@ -35,12 +35,15 @@ func newRecord(t *testing.T) *record {
 	}
 	t.Cleanup(store.Close)
 	r := &record{store: store, t: t, time: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), views: control.NewViews()}
-	r.Control = r.another()
+	r.Control = r.serve(r.views)
 	return r
 }
 
 // another is a second server's control on the same store.
-func (r *record) another() *control.Control {
+func (r *record) another() *control.Control { return r.serve(control.NewViews()) }
+
+// serve makes a control, and views, that follow the store.
+func (r *record) serve(views *control.Views) *control.Control {
 	c := control.New(r.store, func() time.Time {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -57,9 +60,7 @@ func (r *record) another() *control.Control {
 		var once sync.Once
 		r.store.Watch(ctx, func(full bool, events []sixacre.Event, revision int64) {
 			c.Apply(full, events, revision)
-			if r.Control == nil {
-				r.views.Apply(full, events, revision)
-			}
+			views.Apply(full, events, revision)
 			once.Do(func() { close(ready) })
 		})
 	}()
