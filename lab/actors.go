@@ -1,0 +1,213 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// The parts of the command line's JSON that the lab reads.
+type (
+	instanceRecord struct {
+		Name string      `json:"name"`
+		NICs []nicRecord `json:"nics"`
+	}
+	nicRecord struct {
+		MAC       string         `json:"mac"`
+		Pod       string         `json:"pod"`
+		Address   netip.Addr     `json:"address"`
+		LinkLocal netip.Addr     `json:"linkLocal"`
+		Prefixes  []netip.Prefix `json:"prefixes"`
+	}
+	prefixRecord struct {
+		Prefix   netip.Prefix `json:"prefix"`
+		State    string       `json:"state"`
+		Instance string       `json:"instance"`
+	}
+	hostRecord struct {
+		Name   string    `json:"name"`
+		Seen   time.Time `json:"seen"`
+		Report struct {
+			Revision int64 `json:"revision"`
+			NICs     []struct {
+				MAC        string `json:"mac"`
+				Device     string `json:"device"`
+				Programmed bool   `json:"programmed"`
+			} `json:"nics"`
+		} `json:"report"`
+	}
+)
+
+// Ports that the default group of the lab allows, and one that it does not.
+const (
+	openPort   = 7000
+	closedPort = 7001
+)
+
+// sixacre runs the command line against the lab's server.
+func (l *Lab) sixacre(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, l.binary, args...)
+	cmd.Env = append(os.Environ(), "SIXACRE_DATA="+l.dataDir())
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return "", fmt.Errorf("sixacre %s: %s", strings.Join(args[:min(3, len(args))], " "), oneLine(exit.Stderr, err))
+	}
+	return string(out), err
+}
+
+// query runs a command with -o json and reads what it says into v.
+func (l *Lab) query(ctx context.Context, v any, args ...string) error {
+	out, err := l.sixacre(ctx, append(args, "-o", "json")...)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal([]byte(out), v); err != nil {
+		return fmt.Errorf("sixacre %s -o json: %w", strings.Join(args, " "), err)
+	}
+	return nil
+}
+
+// nic returns what the record says of an instance's only NIC.
+func (l *Lab) nic(ctx context.Context, instance string) (nicRecord, error) {
+	var r instanceRecord
+	if err := l.query(ctx, &r, "instance", "get", instance); err != nil {
+		return nicRecord{}, err
+	}
+	if len(r.NICs) != 1 {
+		return nicRecord{}, fmt.Errorf("instance %s has %d NICs, not one", instance, len(r.NICs))
+	}
+	return r.NICs[0], nil
+}
+
+func (l *Lab) apiURL() string { return fmt.Sprintf("https://[%s]:5460", serverAddress) }
+func (l *Lab) caFile() string { return filepath.Join(l.dataDir(), "ca.crt") }
+
+func (l *Lab) startServer(ctx context.Context) error {
+	err := l.start(serverBox, serverBox, "", l.binary, "server", "--data", l.dataDir(),
+		"--api", fmt.Sprintf("[%s]:5460", serverAddress), "--dhcp6", fmt.Sprintf("[%s]:547", serverAddress))
+	if err != nil {
+		return err
+	}
+	return l.serverReady(ctx)
+}
+
+// serverReady waits until the server answers.
+func (l *Lab) serverReady(ctx context.Context) error {
+	return until(ctx, 30*time.Second, func() error {
+		if !l.alive(serverBox) {
+			return fmt.Errorf("the server has ended: %s", l.lastWords(serverBox))
+		}
+		_, err := l.sixacre(ctx, "pod", "list")
+		return err
+	})
+}
+
+// register tells the server of everything that is in the lab.
+func (l *Lab) register(ctx context.Context) error {
+	var commands [][]string
+	for _, p := range pods {
+		create := []string{"pod", "create", p.name, "--link-prefix", p.link.String(), "--pool", p.pool + "=60",
+			"--addressing", p.addressing, "--dns", "2001:db8:f::53", "--domain", "lab.example"}
+		for _, r := range p.routers {
+			create = append(create, "--relay", r.uplink.String())
+		}
+		commands = append(commands, create)
+	}
+	for _, protocol := range []string{"tcp", "udp"} {
+		commands = append(commands, []string{"group", "rule", "add", "default", "--direction", "in", "--protocol", protocol, "--ports", fmt.Sprint(openPort)})
+	}
+	for _, args := range commands {
+		if _, err := l.sixacre(ctx, args...); err != nil {
+			return err
+		}
+	}
+	if err := l.token(ctx, hypervisor, "host", "create", hypervisor); err != nil {
+		return err
+	}
+	for _, p := range pods {
+		for _, r := range p.routers {
+			if err := l.token(ctx, r.name, "token", "create", r.name, "--role", "router", "--pod", p.name); err != nil {
+				return err
+			}
+		}
+	}
+	for _, g := range instances {
+		if err := l.createInstance(ctx, g, g.name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// createInstance registers a guest.
+func (l *Lab) createInstance(ctx context.Context, g guest, name string) error {
+	_, err := l.sixacre(ctx, "instance", "create", name, "--pod", g.pod.name, "--mac", g.mac,
+		"--host", hypervisor, "--device", g.tap, "--prefixes", fmt.Sprint(g.prefixes))
+	return err
+}
+
+func (l *Lab) tokenFile(box string) string { return filepath.Join(l.dir, box+".token") }
+
+// token keeps the token that a command prints for the program of a box.
+func (l *Lab) token(ctx context.Context, box string, command ...string) error {
+	out, err := l.sixacre(ctx, command...)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(l.tokenFile(box), []byte(out), 0o600)
+}
+
+// startActors starts the routers and the agent, and returns when the agent has
+// programmed every tap.
+func (l *Lab) startActors(ctx context.Context) error {
+	for _, p := range pods {
+		for _, r := range p.routers {
+			err := l.start(r.name, r.name, "", l.binary, "router", "--pod", p.name, "--link", "pod",
+				"--upstream", serverAddress.String(), "--server", l.apiURL(), "--ca", l.caFile(), "--token-file", l.tokenFile(r.name))
+			if err != nil {
+				return err
+			}
+		}
+	}
+	args := []string{l.binary, "agent", "--server", l.apiURL(), "--ca", l.caFile(), "--host", hypervisor,
+		"--token-file", l.tokenFile(hypervisor), "--taps", "tap*"}
+	for _, p := range pods {
+		args = append(args, "--bridge", p.bridge)
+	}
+	if err := l.start("agent", hypervisor, "", args...); err != nil {
+		return err
+	}
+	for _, g := range instances {
+		if err := l.programmed(ctx, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// programmed waits until the agent says that the kernel filters for a guest.
+func (l *Lab) programmed(ctx context.Context, g guest) error {
+	return until(ctx, 20*time.Second, func() error {
+		if !l.alive("agent") {
+			return fmt.Errorf("the agent has ended: %s", l.lastWords("agent"))
+		}
+		var h hostRecord
+		if err := l.query(ctx, &h, "host", "get", hypervisor); err != nil {
+			return err
+		}
+		for _, n := range h.Report.NICs {
+			if n.MAC == g.mac && n.Programmed {
+				return nil
+			}
+		}
+		return fmt.Errorf("the agent does not report %s as programmed: %s", g.name, l.lastWords("agent"))
+	})
+}

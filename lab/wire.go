@@ -1,0 +1,122 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// wire is an interface of a box with whole Ethernet frames in both directions:
+// what its kernel receives we see too, and what we send goes out as it is.
+type wire struct {
+	box, device string
+	file        *os.File
+	mac         net.HardwareAddr
+}
+
+// attach listens to an interface. What it receives from then on is kept until it
+// is read.
+func (l *Lab) attach(box, device string) (*wire, error) {
+	w := &wire{box: box, device: device}
+	err := l.in(box, func() error {
+		dev, err := net.InterfaceByName(device)
+		if err != nil {
+			return fmt.Errorf("%s of %s: %w", device, box, err)
+		}
+		w.mac = dev.HardwareAddr
+		all := int(htons(unix.ETH_P_ALL))
+		// With protocol 0 nothing arrives before the socket is bound to the one
+		// interface.
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		w.file = os.NewFile(uintptr(fd), box+" "+device)
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
+			return err
+		}
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: uint16(all), Ifindex: dev.Index})
+	})
+	if err != nil && w.file != nil {
+		w.file.Close()
+	}
+	return w, err
+}
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 }
+
+func (w *wire) Close() { w.file.Close() }
+
+// send sends frames one after the other. They stay in that order as far as this
+// machine's own wires carry them: a frame crosses a veth on the processor that
+// sent it.
+func (w *wire) send(frames ...[]byte) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with its affinity
+		done <- func() error {
+			var may, one unix.CPUSet
+			if err := unix.SchedGetaffinity(0, &may); err != nil {
+				return err
+			}
+			for cpu := 0; ; cpu++ {
+				if may.IsSet(cpu) {
+					one.Set(cpu)
+					break
+				}
+			}
+			if err := unix.SchedSetaffinity(0, &one); err != nil {
+				return err
+			}
+			for _, f := range frames {
+				if _, err := w.file.Write(f); err != nil {
+					return fmt.Errorf("%s of %s: %w", w.device, w.box, err)
+				}
+			}
+			return nil
+		}()
+	}()
+	return <-done
+}
+
+// next returns the next frame for which match is true, or nil when there was
+// none before the deadline.
+func (w *wire) next(deadline time.Time, match func(frame) bool) (frame, error) {
+	if err := w.file.SetReadDeadline(deadline); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, 65536)
+	for {
+		n, err := w.file.Read(buf)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, nil
+		case err != nil:
+			return nil, fmt.Errorf("%s of %s: %w", w.device, w.box, err)
+		}
+		if f := frame(buf[:n]); f.valid() && match(f) {
+			return append(frame(nil), f...), nil
+		}
+	}
+}
+
+// seenBefore reads until the marker arrives and reports whether a forbidden
+// frame arrived before it. That the marker does not arrive is an error, because
+// then nothing was shown.
+func (w *wire) seenBefore(limit time.Duration, forbidden, marker func(frame) bool) (bool, error) {
+	deadline, seen := time.Now().Add(limit), false
+	f, err := w.next(deadline, func(f frame) bool {
+		seen = seen || forbidden(f)
+		return marker(f)
+	})
+	if err == nil && f == nil {
+		err = fmt.Errorf("what is allowed did not arrive at %s of %s within %s", w.device, w.box, limit)
+	}
+	return seen, err
+}
