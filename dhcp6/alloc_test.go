@@ -30,7 +30,7 @@ func hot(t testing.TB, lines ...string) func() dhcp6.Reason {
 			complete := addr.Complete(*client.Pod, stored)
 			nic = &complete
 		}
-		_, why = dhcp6.Respond(out, &q, ourID, client.Pod, nic)
+		_, why = dhcp6.Respond(out, &q, dhcp6.Server{DUID: ourID}, client.Pod, nic)
 		return why
 	}
 }

@@ -55,7 +55,7 @@ func TestEveryCut(t *testing.T) {
 	whole, _ := encode(t, []string{
 		"relay-forward hop=1 link=:: peer=2001:db8:ffff::2 interface-id=x",
 		"relay-forward link=2001:db8:100:1::1 peer=fe80::1 link-layer=06:00:00:00:00:01",
-		"solicit client=00030001060000000001 rapid oro=23,24 na=1[2001:db8::1] pd=2[2001:db8::/60]",
+		"solicit client=00030001060000000001 server=us rapid oro=23,24 na=1[2001:db8::1] pd=2[2001:db8::/60]",
 	})
 	var q, fresh dhcp6.Query
 	for n := range whole {
@@ -68,6 +68,11 @@ func TestEveryCut(t *testing.T) {
 		if why := fresh.Parse(whole); why != dhcp6.Answered || summary(&q) != summary(&fresh) {
 			t.Fatalf("after %d octets: %s", n, summary(&q))
 		}
+	}
+	bare, _ := encode(t, []string{"information-request"})
+	fresh = dhcp6.Query{}
+	if q.Parse(bare) != dhcp6.Answered || fresh.Parse(bare) != dhcp6.Answered || summary(&q) != summary(&fresh) {
+		t.Errorf("something of the query before is left: %s", summary(&q))
 	}
 }
 
@@ -85,7 +90,7 @@ func TestTooLong(t *testing.T) {
 		}
 		nic := fuzzRecord().nics["pod1 06:00:00:00:00:02"]
 		before := []byte("before")
-		reply, why := dhcp6.Respond(before, &q, ourID, &pod, &nic)
+		reply, why := dhcp6.Respond(before, &q, dhcp6.Server{DUID: ourID}, &pod, &nic)
 		if why != dhcp6.Answered && string(reply) != "before" {
 			t.Errorf("%s, and yet %d octets", why, len(reply))
 		}

@@ -16,6 +16,16 @@ const (
 	informationRefreshTime = 86400
 )
 
+// Server is who answers.
+type Server struct {
+	DUID []byte // without option code and length
+	// Behind says that the record may be older than what another replica
+	// answered from. What is not in it is then left out of an answer rather than
+	// revoked: a client must not lose a new prefix because the server that it
+	// happens to renew with has not heard of it.
+	Behind bool
+}
+
 // Respond appends the answer to a query to dst and returns it, ready to be sent
 // to the packet's source at [Query.ReplyPort]. Where there is none it returns
 // dst as it was and the reason.
@@ -25,8 +35,8 @@ const (
 // allocated from a pool here, and nothing changes by an answer: whatever the
 // client says, it gets what the record gives its NIC. So a Release or Decline
 // has no effect on the record either.
-func Respond(dst []byte, q *Query, serverID []byte, pod *sixacre.Pod, nic *sixacre.NIC) ([]byte, Reason) {
-	if why := q.validate(serverID); why != Answered {
+func Respond(dst []byte, q *Query, server Server, pod *sixacre.Pod, nic *sixacre.NIC) ([]byte, Reason) {
+	if why := q.validate(server.DUID); why != Answered {
 		return dst, why
 	}
 	if nic == nil {
@@ -39,7 +49,7 @@ func Respond(dst []byte, q *Query, serverID []byte, pod *sixacre.Pod, nic *sixac
 			return dst, UnknownClient
 		}
 	}
-	a := answer{b: dst, q: q, pod: pod}
+	a := answer{b: dst, q: q, pod: pod, server: server}
 	if nic != nil {
 		a.address = nic.Address
 		a.prefixes = nic.Prefixes[:min(len(nic.Prefixes), sixacre.MaxPrefixes)]
@@ -56,14 +66,14 @@ func Respond(dst []byte, q *Query, serverID []byte, pod *sixacre.Pod, nic *sixac
 		}
 		enclosing[i] = a.open(OptionRelayMessage)
 	}
-	why := a.message(serverID, nic != nil)
+	why := a.message(nic != nil)
 	for i := range q.Relays {
 		a.shut(enclosing[i])
 	}
 	switch {
 	case why != Answered:
 		return dst, why
-	case a.overflow || len(a.b)-len(dst) > MaxPayload:
+	case len(a.b)-len(dst) > MaxPayload: // as it is if an option outgrew its length field
 		return dst, TooLong
 	}
 	return a.b, Answered
@@ -103,15 +113,15 @@ func (q *Query) validate(serverID []byte) Reason {
 type answer struct {
 	b        []byte
 	q        *Query
+	server   Server
 	pod      *sixacre.Pod
 	address  netip.Addr     // the NIC's, or none
 	prefixes []netip.Prefix // the NIC's
 	t1, t2   sixacre.Seconds
-	overflow bool // an option did not fit into its length field
 }
 
 // message appends the server's message to the client (section 18.3).
-func (a *answer) message(serverID []byte, known bool) Reason {
+func (a *answer) message(known bool) Reason {
 	t := Reply
 	// A client that is refused has nothing to commit to.
 	if a.q.Type == Solicit && (!a.q.RapidCommit || !known) {
@@ -121,7 +131,7 @@ func (a *answer) message(serverID []byte, known bool) Reason {
 	if a.q.ClientID != nil {
 		a.b = AppendOption(a.b, OptionClientID, a.q.ClientID)
 	}
-	a.b = AppendOption(a.b, OptionServerID, serverID)
+	a.b = AppendOption(a.b, OptionServerID, a.server.DUID)
 	switch a.q.Type {
 	case Solicit, Request, Renew, Rebind:
 		if a.q.Type == Solicit && t == Reply {
@@ -153,6 +163,7 @@ func (a *answer) message(serverID []byte, known bool) Reason {
 // 18.3.5 and 18.3.9).
 func (a *answer) assign(t MessageType) {
 	extends := a.q.Type == Renew || a.q.Type == Rebind
+	revokes := extends && !a.server.Behind
 	var offLink uint32 // IAs that name an address of another link, section 18.3.2
 	if t == Reply && !extends {
 		for i, ia := range a.q.IAs {
@@ -173,9 +184,9 @@ func (a *answer) assign(t MessageType) {
 		case offLink&(1<<i) != 0:
 			a.status(StatusNotOnLink, "not an address of this link")
 		case ia.Option == OptionIANA:
-			a.assignAddress(ia, d.address == i, extends)
+			a.assignAddress(ia, d.address == i, revokes)
 		default:
-			a.assignPrefixes(ia, &d, int8(i), extends)
+			a.assignPrefixes(ia, &d, int8(i), revokes)
 		}
 		a.shut(at)
 	}
@@ -184,12 +195,12 @@ func (a *answer) assign(t MessageType) {
 // assignAddress appends what an IA_NA holds: the NIC's address where it is the
 // one that gets it and, where the client wants to go on using others, those with
 // lifetimes of 0.
-func (a *answer) assignAddress(ia IA, gets, extends bool) {
+func (a *answer) assignAddress(ia IA, gets, revokes bool) {
 	empty := !gets
 	if gets {
 		a.lease(a.address, a.pod.PreferredLifetime, a.pod.ValidLifetime)
 	}
-	for named, ok := ia.NextAddress(); ok && extends; named, ok = ia.NextAddress() {
+	for named, ok := ia.NextAddress(); ok && revokes; named, ok = ia.NextAddress() {
 		if named != a.address && !named.IsUnspecified() {
 			a.lease(named, 0, 0)
 			empty = false
@@ -201,7 +212,7 @@ func (a *answer) assignAddress(ia IA, gets, extends bool) {
 }
 
 // assignPrefixes is assignAddress for an IA_PD.
-func (a *answer) assignPrefixes(ia IA, d *deal, i int8, extends bool) {
+func (a *answer) assignPrefixes(ia IA, d *deal, i int8, revokes bool) {
 	empty := true
 	for k, p := range a.prefixes {
 		if d.prefixes[k] == i {
@@ -209,7 +220,7 @@ func (a *answer) assignPrefixes(ia IA, d *deal, i int8, extends bool) {
 			empty = false
 		}
 	}
-	for named, ok := ia.NextPrefix(); ok && extends; named, ok = ia.NextPrefix() {
+	for named, ok := ia.NextPrefix(); ok && revokes; named, ok = ia.NextPrefix() {
 		if !a.owns(named) && !named.Addr().IsUnspecified() {
 			a.prefix(named, 0, 0)
 			empty = false
@@ -318,9 +329,7 @@ func (a *answer) open(code OptionCode) int {
 
 // shut fills in the length of the option whose data starts there and ends here.
 func (a *answer) shut(start int) {
-	n := len(a.b) - start
-	a.overflow = a.overflow || n > 0xffff
-	binary.BigEndian.PutUint16(a.b[start-2:], uint16(n))
+	binary.BigEndian.PutUint16(a.b[start-2:], uint16(len(a.b)-start))
 }
 
 func (a *answer) openIA(ia IA) int {

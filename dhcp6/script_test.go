@@ -26,6 +26,7 @@ var ourID = []byte{0, 2, 0, 0, 0, 1, 0x5a}
 //
 //	pod {"name":"pod1",…}           as in the API
 //	nic POD MAC [ADDRESS] PREFIX…   the address in a dhcpv6 pod only
+//	behind                          the record may be older than another replica's
 //
 // then come packets and the answers to them. Lines with > make one packet, outer
 // levels first:
@@ -78,6 +79,8 @@ func compare(t *testing.T, want, got string) {
 type record struct {
 	pods []sixacre.Pod
 	nics map[string]sixacre.NIC // by pod and MAC
+
+	behind bool
 }
 
 func (r *record) guest(a netip.Addr) bool {
@@ -113,6 +116,8 @@ func play(t *testing.T, script string) string {
 			r.pods = append(r.pods, pod)
 		case "nic":
 			r.addNIC(t, strings.Fields(rest))
+		case "behind":
+			r.behind = true
 		case ">":
 			packet = append(packet, rest)
 		case "", "#":
@@ -181,7 +186,7 @@ func (r *record) answer(q *dhcp6.Query, payload []byte, source netip.Addr) ([]by
 	if n, ok := r.nics[client.Pod.Name+" "+client.MAC.String()]; ok {
 		nic = &n
 	}
-	reply, why := dhcp6.Respond(nil, q, ourID, client.Pod, nic)
+	reply, why := dhcp6.Respond(nil, q, dhcp6.Server{DUID: ourID, Behind: r.behind}, client.Pod, nic)
 	return reply, client, why
 }
 

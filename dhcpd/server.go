@@ -37,6 +37,11 @@ type Server struct {
 	silent    atomic.Bool  // whether staleness was logged
 }
 
+// fresh is how long after a confirmation the record passes for the newest, so
+// that what it does not hold may be revoked. It must be longer than the time
+// between two confirmations.
+const fresh = time.Minute
+
 // confirmation is that the store had the revision at a time.
 type confirmation struct {
 	asked    time.Duration
@@ -173,11 +178,14 @@ func (s *Server) respond(dst []byte, q *query, payload []byte, source netip.Addr
 	if now == nil || now.serverID == nil {
 		return nil, dhcp6.NotReady
 	}
-	if age, ever := s.Unconfirmed(); !ever {
+	age, ever := s.Unconfirmed()
+	switch {
+	case !ever:
 		return nil, dhcp6.NotReady
-	} else if age > sixacre.MaxStale {
+	case age > sixacre.MaxStale:
 		return nil, dhcp6.Stale
 	}
+	self := dhcp6.Server{DUID: now.serverID, Behind: age > fresh}
 	var why dhcp6.Reason
 	if q.client, why = now.pods.Locate(&q.Query, source); why != dhcp6.Answered {
 		return nil, why
@@ -185,8 +193,8 @@ func (s *Server) respond(dst []byte, q *query, payload []byte, source netip.Addr
 	pod := q.client.Pod
 	found := now.nics.get(key{pod.Name, q.client.MAC})
 	if found == nil {
-		return dhcp6.Respond(dst, &q.Query, now.serverID, pod, nil)
+		return dhcp6.Respond(dst, &q.Query, self, pod, nil)
 	}
 	nic := addr.Complete(*pod, found.nic)
-	return dhcp6.Respond(dst, &q.Query, now.serverID, pod, &nic)
+	return dhcp6.Respond(dst, &q.Query, self, pod, &nic)
 }

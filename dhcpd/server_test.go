@@ -410,6 +410,45 @@ func TestSilenceWhenStale(t *testing.T) {
 	if n := s.logs.count("answering again"); n != 1 {
 		t.Errorf("%d lines of log say that it answers again", n)
 	}
+	s.now.Add(int64(sixacre.MaxStale) + 1)
+	r.send(mac1, solicit(t, mac1))
+	s.wait(t, func() bool { return s.count(t, "sixacre_dhcp6_silences_total", "stale") == 5 })
+	if n := s.logs.count("level=ERROR"); n != 2 {
+		t.Errorf("%d lines of log say that it was silent twice", n)
+	}
+}
+
+// A replica that is cut off may not know of a prefix that another one gave: it
+// renews what it knows of and revokes nothing.
+func TestRevokesOnlyWhenFresh(t *testing.T) {
+	s := start(t, "[::1]:0")
+	s.Apply(true, put(pod1, serverID, instance("i-1", mac1, "2001:db8:4000::/60")), 5)
+	s.Confirm(0, 5)
+	r := newRelay(t, s.at)
+	rebind := func() []string {
+		m, err := dhcpv6.NewMessage(dhcpv6.WithClientID(&dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: mac1[:]}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.MessageType = dhcpv6.MessageTypeRebind
+		var options dhcpv6.Options
+		for _, p := range []string{"2001:db8:4000::/60", "2001:db8:4000:990::/60"} {
+			_, prefix, _ := net.ParseCIDR(p)
+			options.Add(&dhcpv6.OptIAPrefix{Prefix: prefix})
+		}
+		m.AddOption(&dhcpv6.OptIAPD{Options: dhcpv6.PDOptions{Options: options}})
+		r.send(mac1, m)
+		reply, _ := r.receive()
+		return prefixes(reply)
+	}
+	s.now.Store(int64(time.Minute))
+	if got := rebind(); len(got) != 2 {
+		t.Errorf("a minute after a confirmation: %v", got)
+	}
+	s.now.Add(1)
+	if got := rebind(); !slices.Equal(got, []string{"2001:db8:4000::/60"}) {
+		t.Errorf("later: %v", got)
+	}
 }
 
 // A guest whose address a pod names as its relay's would otherwise speak for
