@@ -154,6 +154,8 @@ func (l *Lab) createInstance(ctx context.Context, g guest, name string) error {
 	return err
 }
 
+func (l *Lab) stateDir(box string) string { return filepath.Join(l.dir, "state", box) }
+
 func (l *Lab) tokenFile(box string) string { return filepath.Join(l.dir, box+".token") }
 
 // token keeps the token that a command prints for the program of a box.
@@ -171,14 +173,14 @@ func (l *Lab) startActors(ctx context.Context) error {
 	for _, p := range pods {
 		for _, r := range p.routers {
 			err := l.start(r.name, r.name, "", l.binary, "router", "--pod", p.name, "--link", "pod",
-				"--upstream", serverAddress.String(), "--server", l.apiURL(), "--ca", l.caFile(), "--token-file", l.tokenFile(r.name))
+				"--upstream", serverAddress.String(), "--server", l.apiURL(), "--ca", l.caFile(), "--token-file", l.tokenFile(r.name), "--state", l.stateDir(r.name))
 			if err != nil {
 				return err
 			}
 		}
 	}
 	args := []string{l.binary, "agent", "--server", l.apiURL(), "--ca", l.caFile(), "--host", hypervisor,
-		"--token-file", l.tokenFile(hypervisor), "--taps", "tap*"}
+		"--token-file", l.tokenFile(hypervisor), "--state", l.stateDir(hypervisor), "--taps", "tap*"}
 	for _, p := range pods {
 		args = append(args, "--bridge", p.bridge)
 	}

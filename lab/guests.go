@@ -2,10 +2,10 @@ package lab
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -66,7 +66,7 @@ func (l *Lab) guestReady(ctx context.Context, g guest) error {
 		if err == nil && len(routes) < len(g.pod.routers) {
 			err = fmt.Errorf("%s has %d default routes", g.name, len(routes))
 		}
-		return errors.Join(err, l.hasAddress(g, nic.Address), l.hasPrefixes(g, nic.Prefixes))
+		return cmp.Or(err, l.hasAddress(g, nic.Address), l.hasPrefixes(g, nic.Prefixes))
 	})
 	if err != nil {
 		return fmt.Errorf("%w (%s: %s)", err, g.client.name, l.lastWords(clientProcess(g)))

@@ -69,8 +69,8 @@ func DefaultDir(name string) string { return "/run/sixacre-" + name }
 
 // Up builds the lab and returns when every instance has all that is its due.
 // The lab outlives the process. What was built of a lab that did not come up is
-// taken down again.
-func (l *Lab) Up(ctx context.Context) error {
+// taken down again, unless it is to be kept for a look.
+func (l *Lab) Up(ctx context.Context, keep bool) error {
 	if err := l.requirePrograms(); err != nil {
 		return err
 	}
@@ -81,6 +81,9 @@ func (l *Lab) Up(ctx context.Context) error {
 	defer unlock()
 	began := time.Now()
 	if err := l.build(ctx); err != nil {
+		if keep {
+			return fmt.Errorf("%w; kept as it is, logs in %s", err, l.logDir())
+		}
 		if down := l.tearDown(); down != nil {
 			fmt.Fprintln(l.out, down)
 		}

@@ -33,6 +33,7 @@ and two guests that nobody registered. It takes root, and touches nothing else.`
 	c.PersistentFlags().StringVar(&name, "name", "lab", "first part of the namespaces' names; another name is another lab")
 	c.PersistentFlags().StringVar(&dir, "dir", "", "directory of the lab's state (default /run/sixacre-NAME)")
 
+	var keep bool
 	up := &cobra.Command{
 		Use:   "up",
 		Short: "Build the lab and leave it running",
@@ -42,13 +43,15 @@ and two guests that nobody registered. It takes root, and touches nothing else.`
 			if err != nil {
 				return err
 			}
-			if err := l.Up(c.Context()); err != nil {
+			if err := l.Up(c.Context(), keep); err != nil {
 				return err
 			}
 			fmt.Print(l.Hint())
 			return nil
 		},
 	}
+
+	up.Flags().BoolVar(&keep, "keep", false, "leave a lab that does not come up as it is, to look at it")
 
 	var run string
 	var list bool
@@ -93,7 +96,7 @@ run, in the order of --list. The status is 1 if any fails.`,
 			if err != nil {
 				return err
 			}
-			if err := l.Up(c.Context()); err != nil {
+			if err := l.Up(c.Context(), false); err != nil {
 				return err
 			}
 			checked := l.Check(c.Context(), "", nil)
