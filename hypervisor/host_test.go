@@ -227,13 +227,15 @@ func (e *end) receive(within time.Duration) []byte {
 	e.Helper()
 	buf := make([]byte, 65536)
 	for deadline := time.Now().Add(within); ; {
-		left := time.Until(deadline)
-		if left < 0 {
-			return nil
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(e.fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
-		if errors.Is(err, unix.EINTR) || n == 0 {
+		left := max(0, time.Until(deadline))
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(e.fd), Events: unix.POLLIN}}, int((left + time.Millisecond - 1).Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
 			continue
+		case err == nil && n == 0 && left > 0:
+			continue
+		case err == nil && n == 0:
+			return nil
 		}
 		must(e, err)
 		n, err = unix.Read(e.fd, buf)

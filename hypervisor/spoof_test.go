@@ -76,6 +76,7 @@ func TestFromTap(t *testing.T) {
 		{"tcp to 548", true, packet{src: own1, dst: outside, next: tcp, payload: tcpTo(5000, 548, syn, 1, 0)}},
 		{"DHCPv6 reply", false, packet{src: ll1, dst: ll2, dstMAC: mac2, next: udp, payload: udpTo(547, 546, 7, 1, 2, 3)}},
 		{"DHCPv6 reply from its address", false, packet{src: own1, dst: own2, next: udp, payload: udpTo(547, 546, 7, 1, 2, 3)}},
+		{"from the port of DHCPv6 servers", false, packet{src: own1, dst: outside, next: udp, payload: udpTo(547, 5000, 7, 1, 2, 3)}},
 		{"DHCPv6 relay-forw behind a destination option", false, packet{src: own1, dst: outside, next: udp,
 			ext: []byte{udp, 0, 1, 4, 0, 0, 0, 0}, extNext: destOpts, payload: udpTo(5000, 547, 12, 0, 0, 0)}},
 		{"udp behind a destination option", true, packet{src: own1, dst: outside, next: udp,

@@ -1,0 +1,259 @@
+package hypervisor_test
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/nft"
+	"github.com/sixacre/sixacre/rtnl"
+)
+
+// TestUnprogrammedTap: a tap that no NIC was found behind passes nothing,
+// neither way, from before the first view on.
+func TestUnprogrammedTap(t *testing.T) {
+	h := newHost(t, filterAlone{})
+	h.until("the static part", func() bool {
+		present, err := h.kernel.Present()
+		return present && err == nil
+	})
+	one := packet{srcMAC: mac1, src: own1, dst: outside, next: udp, payload: udpTo(5000, 6000, 'x')}.frame()
+	closed := func(when, guest string) {
+		t.Helper()
+		h.ends[guest].send(one)
+		h.ends[guest].send(marker(guest)) // ARP
+		h.ends["wire"].send(packet{srcMAC: macWire, src: router, dst: "ff02::1", hops: 255, next: icmp6, payload: icmp(134, 0, "40000708 00000000 00000000")}.frame())
+		h.ends["wire"].send(append(make([]byte, 0), marker("wire")...))
+		// What the bridge forwards is there when the sending call returns:
+		// veth and bridge hand a frame on in the sender's own softirq.
+		for _, name := range []string{"wire", guest} {
+			if got := h.ends[name].receive(50 * time.Millisecond); got != nil {
+				t.Errorf("%s: %s received %x", when, name, got)
+			}
+		}
+	}
+	closed("before the first view", "guest1")
+
+	v := sixacre.View{Instances: []sixacre.Instance{instance(1), instance(2)}}
+	h.follow(v)
+	if !h.passes("guest1", "wire", one) {
+		t.Error("guest1 is programmed and cannot send")
+	}
+	h.drain()
+	closed("no NIC", "guest3")
+
+	v.Instances[0].NICs[0].State = sixacre.Stopped
+	h.follow(v)
+	h.drain()
+	closed("stopped", "guest1")
+
+	h.follow(sixacre.View{Instances: []sixacre.Instance{instance(1)}})
+	h.drain()
+	closed("deleted", "guest2")
+	if !h.passes("guest1", "wire", one) {
+		t.Error("guest1 is running again and cannot send")
+	}
+}
+
+// drain forgets what has arrived.
+func (h *host) drain() {
+	for _, e := range h.ends {
+		for e.receive(0) != nil {
+		}
+	}
+}
+
+// TestTapComesAndGoes: the agent notices links by itself, and finds a tap by
+// libvirt's MAC where the record names none.
+func TestTapComesAndGoes(t *testing.T) {
+	h := newHost(t, rtnl.Links{})
+	i := instance(3)
+	i.NICs[0].Device = ""
+	v := sixacre.View{Revision: 1, Instances: []sixacre.Instance{i}}
+	h.agent.Follow(v)
+	h.await("no tap", func(r sixacre.Report) bool {
+		return len(r.NICs) == 1 && r.NICs[0].Device == "" && !r.NICs[0].Programmed
+	})
+	sh(t, `ip link set tap3 address fe:00:00:00:00:03`)
+	h.await("found by MAC", func(r sixacre.Report) bool { return r.NICs[0].Device == "tap3" && r.NICs[0].Programmed })
+	sh(t, `ip link set tap3 nomaster`)
+	h.await("gone", func(r sixacre.Report) bool { return r.NICs[0].Device == "" && !r.NICs[0].Programmed })
+	sh(t, `ip link set tap3 master br0`)
+	h.await("back", func(r sixacre.Report) bool { return r.NICs[0].Programmed })
+	if !h.passes("guest3", "wire", packet{srcMAC: macOf("guest3"), src: "2001:db8:4000:30::5", dst: outside, next: udp, payload: udpTo(5000, 6000, 'x')}.frame()) {
+		t.Error("guest3 cannot send")
+	}
+}
+
+// TestForeignFlush: after somebody else's nft flush ruleset the filter is back,
+// and meanwhile the bridge itself holds taps to their MACs.
+func TestForeignFlush(t *testing.T) {
+	h := newHost(t, rtnl.Links{})
+	sh(t, `nft 'add table ip6 theirs; add chain ip6 theirs c'`)
+	h.follow(sixacre.View{Instances: []sixacre.Instance{instance(1), instance(2)}})
+	before := sh(t, `nft -s list table bridge sixacre; nft -s list table ip6 sixacre_ct`)
+
+	sh(t, `nft flush ruleset`)
+	h.untilListed(before)
+	sh(t, `nft delete element bridge sixacre ports '{ "tap1" }'`)
+	h.untilListed(before)
+	sh(t, `nft add rule bridge sixacre prerouting accept`)
+	h.untilListed(before)
+	sh(t, `nft delete table ip6 sixacre_ct`)
+	h.untilListed(before)
+
+	sh(t, `nft 'add table ip6 theirs; add chain ip6 theirs c'`)
+	h.follow(sixacre.View{Instances: []sixacre.Instance{instance(1)}})
+	if got := sh(t, `nft list table ip6 theirs`); !strings.Contains(got, "chain c") {
+		t.Errorf("their table is now\n%s", got)
+	}
+}
+
+// untilListed waits until our tables print as they should.
+func (h *host) untilListed(want string) {
+	h.Helper()
+	h.until("repaired", func() bool {
+		return want == sh(h, `nft -s list table bridge sixacre 2>&1 || true; nft -s list table ip6 sixacre_ct 2>&1 || true`)
+	})
+}
+
+// until asks again and again, for 10 s at most.
+func (h *host) until(what string, ok func() bool) {
+	h.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			h.Fatalf("%s: not within 10 s", what)
+		}
+	}
+}
+
+// TestSecondBarrier: without any firewall the bridge lets no other MAC in from a
+// tap, and ND still reaches the guest.
+func TestSecondBarrier(t *testing.T) {
+	h := newHost(t, rtnl.Links{})
+	h.follow(sixacre.View{Instances: []sixacre.Instance{instance(1), instance(2)}})
+	h.await("the barrier up", func(sixacre.Report) bool {
+		return strings.Contains(sh(t, `bridge -d link show dev tap1`), "locked on")
+	})
+	h.stop()
+	h.stop = func() {}
+	sh(t, `nft flush ruleset`)
+
+	hello := udpTo(5000, 6000, 'x')
+	h.deliver([]delivery{
+		{"its MAC", true, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: udp, payload: hello}},
+		{"another's MAC", false, "guest1", "wire", packet{srcMAC: mac2, src: own2, dst: outside, next: udp, payload: hello}},
+		{"a MAC that nobody has", false, "guest1", "wire", packet{srcMAC: []byte{6, 9, 9, 9, 9, 9}, src: own1, dst: outside, next: udp, payload: hello}},
+		{"unicast to it", true, "wire", "guest1", toGuest1(outside, own1, 64, udp, hello)},
+		{"NS to it", true, "wire", "guest1", toGuest1(router, "ff02::1:ff00:1", 255, icmp6, ns(own1, macWire))},
+	})
+	stolen := toGuest1(outside, own1, 64, udp, hello)
+	h.drain()
+	h.ends["wire"].send(stolen.frame())
+	if got := h.ends["guest2"].receive(50 * time.Millisecond); got != nil {
+		t.Errorf("guest2 received %x", got)
+	}
+	if got := sh(t, `bridge -d link show dev tap1`); !strings.Contains(got, "learning off flood off") {
+		t.Errorf("bridge port tap1 is %s", got)
+	}
+}
+
+// TestRestart: an agent that starts again without its server keeps the rules,
+// and knows the view for what comes later.
+func TestRestart(t *testing.T) {
+	h := newHost(t, rtnl.Links{})
+	h.follow(sixacre.View{Instances: []sixacre.Instance{instance(1), instance(2)}})
+	const list = `nft -s list table bridge sixacre; nft -s list table ip6 sixacre_ct`
+	rules := sh(t, list)
+	h.stop()
+	h.start()
+	h.await("the saved view in force", func(r sixacre.Report) bool { return r.Revision == h.view.Revision && inForce(h.view, r) })
+	if got := sh(t, list); got != rules {
+		t.Errorf("the restart made of\n%s\nthis:\n%s", rules, got)
+	}
+	sh(t, `nft flush ruleset`)
+	h.untilListed(rules)
+}
+
+// TestResyncUnderTraffic sets everything again and again, in place, while
+// packets run: of an established connection, new ones that a rule allows, and
+// forbidden ones. None of the first two is lost and none of the last passes.
+func TestResyncUnderTraffic(t *testing.T) {
+	h := newHost(t, filterAlone{})
+	v := sixacre.View{
+		Instances: []sixacre.Instance{instance(1, "web"), instance(2, "web")},
+		Groups:    []sixacre.Group{groupOf(t, "web", "in tcp ports=80", "in udp ports=1000-1999 remote=2001:db8:ffff::/48", "in udp ports=3000 remote=group:web")},
+		Members:   []sixacre.Members{{Group: "web", Prefixes: instance(2).NICs[0].Prefixes}},
+	}
+	h.follow(v)
+	h.deliver([]delivery{{"asking", true, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: udp, payload: udpTo(4001, 53, 'q')}}})
+	h.drain()
+
+	// Another process with the same rules sets all of them, over and over: it
+	// knows nothing of what the kernel holds.
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	rs, err := h.agent.Plan(v)
+	must(t, err)
+	h.stop()
+	h.stop = func() {}
+	syncs := 0
+	var syncing sync.WaitGroup
+	syncing.Go(func() {
+		for ; ctx.Err() == nil; syncs++ {
+			if err := new(nft.Kernel).Apply(t.Context(), rs); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	sent, lost, leaked := 0, 0, 0
+	for port := uint16(0); ctx.Err() == nil; port++ {
+		fresh := 1024 + port
+		allowed := [][]byte{
+			toGuest1(outside, own1, 64, udp, udpTo(53, 4001, 'a', byte(port>>8), byte(port))).frame(), // established
+			toGuest1(outside, own1, 64, tcp, tcpTo(fresh, 80, syn, uint32(port), 0)).frame(),          // new
+			toGuest1(outside, own1, 64, udp, udpTo(fresh, 1000+port%1000, 'n', 1)).frame(),            // new, by a range and a prefix
+			toGuest1("2001:db8:4000:20::7", own1, 64, udp, udpTo(fresh, 3000, 'm', 1)).frame(),        // new, by a member's prefix
+		}
+		forbidden := [][]byte{
+			toGuest1(outside, own1, 64, tcp, tcpTo(fresh, 81, syn, uint32(port), 0)).frame(),
+			toGuest1("2001:db8:eeee::1", own1, 64, udp, udpTo(fresh, 1000, 'f')).frame(),
+			toGuest1(router, own1, 64, udp, udpTo(fresh, 1000, 'f')).frame(),
+		}
+		expect := map[string]bool{}
+		for _, f := range allowed {
+			expect[string(f)] = true
+			h.ends["wire"].send(f)
+		}
+		for _, f := range forbidden {
+			h.ends["wire"].send(f)
+		}
+		h.ends["guest1"].send(packet{srcMAC: mac1, src: own2, dst: outside, next: udp, payload: udpTo(1, 2, 's')}.frame())
+		sent += len(allowed)
+		mark := marker("wire")
+		h.ends["wire"].send(mark)
+		for {
+			got := h.ends["guest1"].receive(5 * time.Second)
+			if got == nil || string(got) == string(mark) {
+				break
+			}
+			if !expect[string(got)] {
+				leaked++
+			}
+			delete(expect, string(got))
+		}
+		lost += len(expect)
+		for h.ends["wire"].receive(0) != nil {
+			leaked++
+		}
+	}
+	syncing.Wait()
+	t.Logf("%d syncs, %d packets", syncs, sent)
+	if lost > 0 || leaked > 0 || syncs < 10 {
+		t.Errorf("in %d syncs %d of %d packets were lost and %d leaked", syncs, lost, sent, leaked)
+	}
+}
