@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,8 @@ import (
 	"github.com/insomniacslk/dhcp/iana"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/sixacre/sixacre"
 	"github.com/sixacre/sixacre/addr"
@@ -61,11 +64,10 @@ func gone(n sixacre.Noun) []sixacre.Event { return []sixacre.Event{{Key: n.Key()
 // server is one that serves [::1], with a clock that the test turns.
 type server struct {
 	*Server
-	at    netip.AddrPort
-	now   atomic.Int64
-	reg   *prometheus.Registry
-	logs  *logs
-	socks []*Socket
+	at   netip.AddrPort
+	now  atomic.Int64
+	reg  *prometheus.Registry
+	logs *logs
 }
 
 type logs struct {
@@ -132,7 +134,6 @@ func (s *server) count(t *testing.T, name, label string) float64 {
 type relay struct {
 	t    *testing.T
 	conn *net.UDPConn
-	to   netip.AddrPort
 }
 
 func newRelay(t *testing.T, to netip.AddrPort) *relay {
@@ -142,7 +143,7 @@ func newRelay(t *testing.T, to netip.AddrPort) *relay {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return &relay{t, conn, to}
+	return &relay{t, conn}
 }
 
 func (r *relay) send(mac sixacre.MAC, m *dhcpv6.Message) {
@@ -312,7 +313,7 @@ func TestUpdates(t *testing.T) {
 	without.Relays = []netip.Addr{netip.MustParseAddr("2001:db8::1")}
 	s.Apply(false, put(without), 8)
 	r.send(mac2, solicit(t, mac2))
-	s.wait(t, func() bool { return silences("untrusted-relay") == 1 })
+	wait(t, func() bool { return silences("untrusted-relay") == 1 })
 	// A full state forgets what it does not hold.
 	s.Apply(true, put(pod1, serverID, instance("i-1", mac1, "2001:db8:4000::/60")), 9)
 	r.send(mac2, solicit(t, mac2))
@@ -324,8 +325,8 @@ func TestUpdates(t *testing.T) {
 	}
 }
 
-// wait waits for what the server does without answering.
-func (s *server) wait(t *testing.T, done func() bool) {
+// wait waits for what happens without a word.
+func wait(t *testing.T, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -350,7 +351,7 @@ func TestSilenceUntilReady(t *testing.T) {
 		}
 		r.send(mac1, solicit(t, mac1))
 		silent++
-		s.wait(t, func() bool { return s.count(t, "sixacre_dhcp6_silences_total", "not-ready") == silent })
+		wait(t, func() bool { return s.count(t, "sixacre_dhcp6_silences_total", "not-ready") == silent })
 	}
 	mustBeSilent("before anything is known")
 	s.Apply(true, put(pod1, instance("i-1", mac1, "2001:db8:4000::/60")), 5)
@@ -386,7 +387,7 @@ func TestSilenceWhenStale(t *testing.T) {
 	for range 3 {
 		r.send(mac1, solicit(t, mac1))
 	}
-	s.wait(t, func() bool { return s.count(t, "sixacre_dhcp6_silences_total", "stale") == 3 })
+	wait(t, func() bool { return s.count(t, "sixacre_dhcp6_silences_total", "stale") == 3 })
 	if s.Ready() == nil || s.count(t, "sixacre_dhcp6_ready", "") != 0 {
 		t.Error("a silent server says that it is ready")
 	}
@@ -398,7 +399,7 @@ func TestSilenceWhenStale(t *testing.T) {
 	s.Apply(false, put(instance("i-1", mac1, "2001:db8:4000:70::/60")), 6)
 	s.Confirm(0, 6)
 	r.send(mac1, solicit(t, mac1))
-	s.wait(t, func() bool { return s.count(t, "sixacre_dhcp6_silences_total", "stale") == 4 })
+	wait(t, func() bool { return s.count(t, "sixacre_dhcp6_silences_total", "stale") == 4 })
 
 	s.Confirm(s.clock(), 6)
 	if got := r.ask(mac1); !slices.Equal(got, []string{"2001:db8:4000:70::/60"}) {
@@ -412,7 +413,7 @@ func TestSilenceWhenStale(t *testing.T) {
 	}
 	s.now.Add(int64(sixacre.MaxStale) + 1)
 	r.send(mac1, solicit(t, mac1))
-	s.wait(t, func() bool { return s.count(t, "sixacre_dhcp6_silences_total", "stale") == 5 })
+	wait(t, func() bool { return s.count(t, "sixacre_dhcp6_silences_total", "stale") == 5 })
 	if n := s.logs.count("level=ERROR"); n != 2 {
 		t.Errorf("%d lines of log say that it was silent twice", n)
 	}
@@ -468,24 +469,64 @@ func TestGuestIsNoRelay(t *testing.T) {
 	}
 	s.Apply(false, put(pod2), 2)
 	r.send(mac1, solicit(t, mac1))
-	s.wait(t, func() bool { return refused() == 1 })
+	wait(t, func() bool { return refused() == 1 })
 	s.Apply(false, gone(guest), 3)
 	if got := r.ask(mac1); len(got) != 1 {
 		t.Errorf("got %v", got)
 	}
 	s.Apply(false, put(guest), 4)
 	r.send(mac1, solicit(t, mac1))
-	s.wait(t, func() bool { return refused() == 2 })
+	wait(t, func() bool { return refused() == 2 })
 }
 
-// The relay's socket is connected: it hears an answer only if that comes from the
-// address that it sent to, though the server is bound to all.
+// A server bound to all addresses answers from the one that it was asked at: the
+// relay's socket is connected and hears nothing else. Left to itself the kernel
+// would answer from the relay's own address, both being on this machine.
 func TestAnswersFromTheAddressAsked(t *testing.T) {
+	asked, relayAt := netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")
+	inNamespace(t, asked, relayAt)
 	s := start(t, "[::]:0")
-	s.Apply(true, put(pod1, serverID, instance("i-1", mac1, "2001:db8:4000::/60")), 1)
+	pod := pod1
+	pod.Relays = []netip.Addr{relayAt}
+	s.Apply(true, put(pod, serverID, instance("i-1", mac1, "2001:db8:4000::/60")), 1)
 	s.Confirm(0, 1)
-	if got := newRelay(t, s.at).ask(mac1); len(got) != 1 {
+	conn, err := net.DialUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(relayAt, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(asked, s.at.Port())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	r := &relay{t, conn}
+	if got := r.ask(mac1); len(got) != 1 {
 		t.Errorf("got %v", got)
+	}
+}
+
+// inNamespace moves the test to a network namespace of its own, in which the
+// loopback device has the addresses. It ends with the test's thread.
+func inNamespace(t *testing.T, addrs ...netip.Addr) {
+	t.Helper()
+	runtime.LockOSThread() // and never unlocked, so that nothing else runs there
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("needs root for a network namespace: %v", err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	for _, a := range addrs {
+		if err == nil {
+			err = netlink.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(128, 128)}, Flags: unix.IFA_F_NODAD})
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The kernel takes up an address a moment after it was added.
+	for _, a := range addrs {
+		wait(t, func() bool {
+			routes, err := netlink.RouteGet(a.AsSlice())
+			return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
+		})
 	}
 }
 
