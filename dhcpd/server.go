@@ -82,6 +82,11 @@ func (s *Server) Apply(full bool, events []sixacre.Event, revision int64) {
 		s.applied = max(s.applied, revision)
 	}
 	s.settle()
+	if full {
+		// What was asked of a store that was since put back to an older state
+		// will never be reached.
+		s.pending = confirmation{}
+	}
 }
 
 // Confirm says that the store, asked at a time of the server's clock, gave the

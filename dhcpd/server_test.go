@@ -368,6 +368,7 @@ func TestSilenceUntilReady(t *testing.T) {
 	mustBeSilent("before the store confirmed")
 	s.Confirm(0, 6)
 	mustBeSilent("with a store that is further on than the index")
+	s.Confirm(0, 7) // does not put the one that waits off
 	s.Apply(false, nil, 6)
 	if got := r.ask(mac1); !slices.Equal(got, []string{"2001:db8:4000::/60"}) {
 		t.Errorf("got %v", got)
@@ -527,6 +528,26 @@ func inNamespace(t *testing.T, addrs ...netip.Addr) {
 			routes, err := netlink.RouteGet(a.AsSlice())
 			return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
 		})
+	}
+}
+
+func TestNothingIsAllocated(t *testing.T) {
+	s := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), Uptime)
+	s.Apply(true, put(pod1, serverID, instance("i-1", mac1, "2001:db8:4000::/60")), 1)
+	s.Confirm(Uptime(), 1)
+	relayed, err := dhcpv6.EncapsulateRelay(solicit(t, mac1), dhcpv6.MessageTypeRelayForward, net.ParseIP("2001:db8:100:1::1"), net.ParseIP("fe80::1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	relayed.AddOption(dhcpv6.OptClientLinkLayerAddress(iana.HWTypeEthernet, mac1[:]))
+	payload, out := relayed.ToBytes(), make([]byte, 0, 4096)
+	var q query
+	source := netip.AddrPortFrom(netip.IPv6Loopback(), dhcp6.ServerPort)
+	if s.answer(out, &q, payload, source) == nil {
+		t.Fatal("no answer")
+	}
+	if n := testing.AllocsPerRun(100, func() { s.answer(out, &q, payload, source) }); n != 0 {
+		t.Errorf("%v allocations for a packet", n)
 	}
 }
 
