@@ -128,8 +128,8 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// nft runs nft in a network namespace of its own, after loading the texts
-// before one by one. It skips where that cannot be.
+// nft loads the texts one by one in a network namespace of its own, and returns
+// the canonical listing of what is there then. It skips where that cannot be.
 func nft(t testing.TB, texts ...string) (string, error) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -152,7 +152,7 @@ func nft(t testing.TB, texts ...string) (string, error) {
 	if err := cmd.Run(); err != nil {
 		return out.String(), &nftError{problems.String()}
 	}
-	return out.String(), nil
+	return firewall.Canonical(out.String()), nil
 }
 
 type nftError struct{ text string }

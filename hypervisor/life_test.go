@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/firewall"
 	"github.com/sixacre/sixacre/nft"
 	"github.com/sixacre/sixacre/rtnl"
 )
@@ -94,7 +95,7 @@ func TestForeignFlush(t *testing.T) {
 	h := newHost(t, rtnl.Links{})
 	sh(t, `nft 'add table ip6 theirs; add chain ip6 theirs c'`)
 	h.follow(sixacre.View{Instances: []sixacre.Instance{instance(1), instance(2)}})
-	before := sh(t, `nft -s list table bridge sixacre; nft -s list table ip6 sixacre_ct`)
+	before := h.listed()
 
 	sh(t, `nft flush ruleset`)
 	h.untilListed(before)
@@ -112,12 +113,16 @@ func TestForeignFlush(t *testing.T) {
 	}
 }
 
+// listed is how our tables print.
+func (h *host) listed() string {
+	h.Helper()
+	return firewall.Canonical(sh(h, `nft -s list table bridge sixacre 2>&1 || true; nft -s list table ip6 sixacre_ct 2>&1 || true`))
+}
+
 // untilListed waits until our tables print as they should.
 func (h *host) untilListed(want string) {
 	h.Helper()
-	h.until("repaired", func() bool {
-		return want == sh(h, `nft -s list table bridge sixacre 2>&1 || true; nft -s list table ip6 sixacre_ct 2>&1 || true`)
-	})
+	h.until("repaired", func() bool { return h.listed() == want })
 }
 
 // until asks again and again, for 10 s at most.
@@ -166,12 +171,11 @@ func TestSecondBarrier(t *testing.T) {
 func TestRestart(t *testing.T) {
 	h := newHost(t, rtnl.Links{})
 	h.follow(sixacre.View{Instances: []sixacre.Instance{instance(1), instance(2)}})
-	const list = `nft -s list table bridge sixacre; nft -s list table ip6 sixacre_ct`
-	rules := sh(t, list)
+	rules := h.listed()
 	h.stop()
 	h.start()
 	h.await("the saved view in force", func(r sixacre.Report) bool { return r.Revision == h.view.Revision && inForce(h.view, r) })
-	if got := sh(t, list); got != rules {
+	if got := h.listed(); got != rules {
 		t.Errorf("the restart made of\n%s\nthis:\n%s", rules, got)
 	}
 	sh(t, `nft flush ruleset`)

@@ -4,13 +4,13 @@
 package nft
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os/exec"
-	"slices"
 	"strings"
 	"sync"
 
@@ -194,16 +194,19 @@ func objects() ([]firewall.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	families := map[nftables.TableFamily]string{nftables.TableFamilyBridge: "bridge", nftables.TableFamilyIPv6: "ip6"}
-	names := []string{firewall.BridgeTable, firewall.ConntrackTable}
 	var out []firewall.Object
 	tables, err := conn.ListTables()
 	if err != nil {
 		return nil, fmt.Errorf("listing tables: %w", err)
 	}
 	for _, t := range tables {
-		family, ours := families[t.Family]
-		if !ours || !slices.Contains(names, t.Name) {
+		var family string
+		switch {
+		case t.Family == nftables.TableFamilyBridge && t.Name == firewall.BridgeTable:
+			family = "bridge"
+		case t.Family == nftables.TableFamilyIPv6 && t.Name == firewall.ConntrackTable:
+			family = "ip6"
+		default:
 			continue
 		}
 		sets, err := conn.GetSets(t)
@@ -235,18 +238,18 @@ func objects() ([]firewall.Object, error) {
 
 // list returns the hash of our tables as nft prints them, without counters.
 func list(ctx context.Context) ([sha256.Size]byte, error) {
-	h := sha256.New()
+	var all bytes.Buffer
 	for _, args := range [][]string{
 		{"-s", "list", "table", "bridge", firewall.BridgeTable},
 		{"-s", "list", "table", "ip6", firewall.ConntrackTable},
 	} {
 		cmd := exec.CommandContext(ctx, "nft", args...)
-		cmd.Stdout = h
+		cmd.Stdout = &all
 		if err := cmd.Run(); err != nil && args[3] == "bridge" {
 			return [sha256.Size]byte{}, fmt.Errorf("nft %s: %w", strings.Join(args, " "), err)
 		}
 	}
-	return [sha256.Size]byte(h.Sum(nil)), nil
+	return sha256.Sum256([]byte(firewall.Canonical(all.String()))), nil
 }
 
 // run gives nft the text and returns its first complaint.

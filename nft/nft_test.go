@@ -1,0 +1,170 @@
+package nft
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/addr"
+	"github.com/sixacre/sixacre/firewall"
+)
+
+// inNamespace gives the test a network namespace of its own. It lasts as long
+// as the thread, which ends with the test's goroutine.
+func inNamespace(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: the kernel's firewall in a network namespace")
+	}
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("needs nft (Debian package nftables)")
+	}
+	runtime.LockOSThread() // never unlocked, so that nobody inherits the thread
+	must(t, unix.Unshare(unix.CLONE_NEWNET))
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func foreign(t *testing.T, text string) {
+	t.Helper()
+	must(t, run(t.Context(), text, "-f", "-"))
+}
+
+func intact(t *testing.T, k *Kernel, want bool) {
+	t.Helper()
+	got, err := k.Intact(t.Context())
+	must(t, err)
+	if got != want {
+		t.Errorf("intact is %t, want %t", got, want)
+	}
+}
+
+// guests is a host with that many guests.
+func guests(n byte) firewall.Ruleset {
+	pod := sixacre.Pod{LinkPrefix: netip.MustParsePrefix("2001:db8:100:1::/64"), Addressing: sixacre.SLAAC}
+	h := firewall.Host{Taps: []firewall.Pattern{"tap*"}, Bridges: []firewall.Bridge{{Name: "br0", Zone: 1}}}
+	for i := range n {
+		h.Ports = append(h.Ports, firewall.Port{Device: "tap" + string('a'+rune(i)), Bridge: "br0",
+			NIC: addr.Complete(pod, sixacre.NIC{MAC: sixacre.MAC{6, 0, 0, 0, 0, i}, State: sixacre.Running})})
+	}
+	return firewall.Compile(h)
+}
+
+func listing(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("nft", "-s", "list", "ruleset").Output()
+	must(t, err)
+	return firewall.Canonical(string(out))
+}
+
+func TestApply(t *testing.T) {
+	inNamespace(t)
+	k := new(Kernel)
+	intact(t, k, false)
+	must(t, k.Apply(t.Context(), guests(1)))
+	intact(t, k, true)
+	one := listing(t)
+
+	must(t, k.Apply(t.Context(), guests(3)))
+	must(t, k.Apply(t.Context(), guests(1)))
+	if got := listing(t); got != one {
+		t.Errorf("one guest was\n%s\nand is, after three,\n%s", one, got)
+	}
+	before, err := generation()
+	must(t, err)
+	must(t, k.Apply(t.Context(), guests(1)))
+	if after, _ := generation(); after != before {
+		t.Error("applying the same again changed the kernel")
+	}
+
+	// Another process knows nothing of what this one left.
+	must(t, k.Apply(t.Context(), guests(3)))
+	must(t, new(Kernel).Apply(t.Context(), guests(1)))
+	if got := listing(t); got != one {
+		t.Errorf("one guest was\n%s\nand is, by a new process,\n%s", one, got)
+	}
+}
+
+func TestDriftIsSeen(t *testing.T) {
+	inNamespace(t)
+	k := new(Kernel)
+	rs := guests(2)
+	must(t, k.Apply(t.Context(), rs))
+	want := listing(t)
+	for _, drift := range []string{
+		"flush ruleset",
+		"delete table bridge sixacre",
+		"delete table ip6 sixacre_ct",
+		"flush chain bridge sixacre guard",
+		"add rule bridge sixacre prerouting accept",
+		"insert rule bridge sixacre to_tapa accept",
+		"flush map bridge sixacre ports",
+		`delete element bridge sixacre macs { "tapa" . 06:00:00:00:00:00 }`,
+		`add element bridge sixacre macs { "tapa" . 06:00:00:00:00:07 }`,
+		"add chain bridge sixacre another",
+	} {
+		foreign(t, drift)
+		intact(t, k, false)
+		must(t, k.Apply(t.Context(), rs))
+		intact(t, k, true)
+		if got := listing(t); got != want {
+			t.Errorf("%s: repaired to\n%s", drift, got)
+		}
+	}
+}
+
+func TestOtherTablesAreTheirs(t *testing.T) {
+	inNamespace(t)
+	k := new(Kernel)
+	must(t, k.Apply(t.Context(), guests(1)))
+	foreign(t, "table inet theirs { chain input { type filter hook input priority 0; counter; }; }\ntable ip6 sixacre { set s { type ifname; }; }")
+	intact(t, k, true)
+	theirs := func() string {
+		out, err := exec.Command("sh", "-ec", "nft list table inet theirs; nft list table ip6 sixacre").Output()
+		must(t, err)
+		return string(out)
+	}
+	before := theirs()
+	must(t, k.Apply(t.Context(), guests(2)))
+	must(t, new(Kernel).Apply(t.Context(), guests(1)))
+	if got := theirs(); got != before {
+		t.Errorf("their tables were\n%s\nand are\n%s", before, got)
+	}
+}
+
+// TestAnotherShape: a table of ours whose sets another version made otherwise
+// is replaced in one transaction.
+func TestAnotherShape(t *testing.T) {
+	inNamespace(t)
+	must(t, new(Kernel).Apply(t.Context(), guests(1)))
+	want := listing(t)
+	foreign(t, "flush ruleset\ntable bridge sixacre { set macs { type ether_addr; elements = { 06:00:00:00:00:01 }; }; chain old { ether saddr @macs accept; }; }")
+	must(t, new(Kernel).Apply(t.Context(), guests(1)))
+	if got := listing(t); got != want {
+		t.Errorf("replaced by\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestRefusal(t *testing.T) {
+	inNamespace(t)
+	err := run(context.Background(), "add rule bridge nowhere c accept\n", "-f", "-")
+	if err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "No such file or directory") {
+		t.Errorf("nft's complaint became %q", err)
+	}
+	mode, err := Probe(t.Context())
+	must(t, err)
+	if out := listing(t); out != "" {
+		t.Errorf("probing for %s left %s", mode, out)
+	}
+}
