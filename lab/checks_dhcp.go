@@ -23,6 +23,7 @@ func dhcpChecks() []check {
 		{"relay-forw-multicast", "a guest's Relay-forw to ff02::1:2 from port 546", (*Lab).checkRelayMulticast},
 		{"relay-forw-server", "a guest's Relay-forw to the server, from any port", (*Lab).checkRelayServer},
 		{"relay-forw-site", "a guest's Relay-forw to ff05::1:3", (*Lab).checkRelaySite},
+		{"relay-forw-unfiltered", "the same Relay-forwards from where no hypervisor filters", (*Lab).checkRelayUnfiltered},
 		{"foreign-release", "a RELEASE for another's prefix", (*Lab).checkForeignRelease},
 	}
 }
@@ -299,6 +300,31 @@ func forgedRelay(id uint32) []byte {
 	return relayForward(pod1.routers[0].address, victim.linkLocal(), victim.mac, solicit(id, victim.mac))
 }
 
+// relayPorts are where a guest's Relay-forw may come from.
+var relayPorts = []uint16{clientPort, serverPort, 40547}
+
+// toServer are Relay-forwards to the server itself, by way of a router.
+func toServer(g guest, from []netip.Addr, id uint32) []frame {
+	var all []frame
+	for _, src := range from {
+		for _, port := range relayPorts {
+			all = append(all, g.self(src).to(pod1.routers[0].mac, serverAddress).udp(port, serverPort, forgedRelay(id)))
+		}
+	}
+	return all
+}
+
+// toSite are Relay-forwards to the group of all DHCPv6 servers.
+func toSite(g guest, from []netip.Addr, id uint32) []frame {
+	var all []frame
+	for _, src := range from {
+		for _, port := range relayPorts {
+			all = append(all, g.self(src).to("", allServers).udp(port, serverPort, forgedRelay(id)))
+		}
+	}
+	return all
+}
+
 func (l *Lab) checkRelayMulticast(ctx context.Context) (string, error) {
 	return l.checkRelay(ctx, func(s *spoofer, id uint32) []frame {
 		return []frame{s.guest.client546(forgedRelay(id))}
@@ -306,40 +332,62 @@ func (l *Lab) checkRelayMulticast(ctx context.Context) (string, error) {
 }
 
 func (l *Lab) checkRelayServer(ctx context.Context) (string, error) {
-	return l.checkRelay(ctx, func(s *spoofer, id uint32) []frame {
-		var all []frame
-		for _, src := range []netip.Addr{s.nic.Address, s.inner} {
-			for _, port := range []uint16{clientPort, serverPort, 40547} {
-				all = append(all, s.guest.self(src).to(s.routerMAC, serverAddress).udp(port, serverPort, forgedRelay(id)))
-			}
-		}
-		return all
+	seen, err := l.checkRelay(ctx, func(s *spoofer, id uint32) []frame {
+		return toServer(s.guest, []netip.Addr{s.nic.Address, s.inner}, id)
 	}, "from the address and the prefix, ports 546, 547 and 40547")
+	if err != nil {
+		return "", err
+	}
+	// Other datagrams of i-1 do reach the server.
+	atServer, err := l.attach(serverBox, "eth0")
+	if err != nil {
+		return "", err
+	}
+	defer atServer.Close()
+	return l.withSpoofer(ctx, func(s *spoofer) (string, error) {
+		plain := s.guest.self(s.nic.Address).to(s.routerMAC, serverAddress).udp(40547, 40547, token())
+		return seen + "; a datagram of its to another port reached the server", l.dropped(s.wire, nil, plain, atServer)
+	})
 }
 
 func (l *Lab) checkRelaySite(ctx context.Context) (string, error) {
 	return l.checkRelay(ctx, func(s *spoofer, id uint32) []frame {
-		var all []frame
-		for _, src := range []netip.Addr{s.nic.LinkLocal, s.nic.Address} {
-			for _, port := range []uint16{clientPort, serverPort, 40547} {
-				all = append(all, s.guest.self(src).to("", allServers).udp(port, serverPort, forgedRelay(id)))
-			}
-		}
-		return all
+		return toSite(s.guest, []netip.Addr{s.nic.LinkLocal, s.nic.Address}, id)
 	}, "from both addresses, ports 546, 547 and 40547")
 }
 
 // checkRelay sends Relay-forwards from i-1, in one transaction.
-func (l *Lab) checkRelay(ctx context.Context, make func(*spoofer, uint32) []frame, what string) (string, error) {
+func (l *Lab) checkRelay(ctx context.Context, forge func(*spoofer, uint32) []frame, what string) (string, error) {
 	return l.withSpoofer(ctx, func(s *spoofer) (string, error) {
 		id := number() & 0xffffff
-		frames := make(s, id)
+		frames := forge(s, id)
 		arrived, err := l.unanswered(ctx, id, func() error { return s.wire.send(toBytes(frames)...) })
 		if err != nil {
 			return "", err
 		}
 		return fmt.Sprintf("%d sent (%s), %d came to the server, none was answered; i-1's own Solicit was", len(frames), what, arrived), nil
 	})
+}
+
+// checkRelayUnfiltered sends from beside the hypervisor, so that it is the
+// routers and the server that refuse.
+func (l *Lab) checkRelayUnfiltered(ctx context.Context) (string, error) {
+	w, err := l.attach(stray.name, "eth0")
+	if err != nil {
+		return "", err
+	}
+	defer w.Close()
+	id := number() & 0xffffff
+	frames := append(toServer(stray, []netip.Addr{stray.want}, id), toSite(stray, []netip.Addr{stray.linkLocal(), stray.want}, id)...)
+	frames = append(frames, stray.client546(forgedRelay(id)))
+	arrived, err := l.unanswered(ctx, id, func() error { return w.send(toBytes(frames)...) })
+	if err != nil {
+		return "", err
+	}
+	if arrived < len(relayPorts) {
+		return "", fmt.Errorf("%d came to the server instead of the %d that were sent to it, so nothing was shown", arrived, len(relayPorts))
+	}
+	return fmt.Sprintf("%d sent (to ff02::1:2, the server and ff05::1:3), %d came to the server, which counted and answered none", len(frames), arrived), nil
 }
 
 func toBytes(frames []frame) [][]byte {

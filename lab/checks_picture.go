@@ -112,6 +112,7 @@ func (l *Lab) checkRoutes(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		var names []string
 		for _, r := range p.routers {
 			has, err := l.ourRoutes(ctx, r)
 			if err != nil {
@@ -120,8 +121,9 @@ func (l *Lab) checkRoutes(ctx context.Context) (string, error) {
 			if !slices.Equal(has, want) {
 				return "", fmt.Errorf("%s has [%s] instead of [%s]", r.name, strings.Join(has, ", "), strings.Join(want, ", "))
 			}
-			seen = append(seen, fmt.Sprintf("%s: %s", r.name, strings.Join(has, ", ")))
+			names = append(names, r.name)
 		}
+		seen = append(seen, fmt.Sprintf("%s: %s", strings.Join(names, " and "), strings.Join(want, ", ")))
 	}
 	return strings.Join(seen, "; "), nil
 }

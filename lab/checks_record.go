@@ -305,7 +305,8 @@ func (l *Lab) reuse(ctx context.Context, prefix netip.Prefix) (string, error) {
 		return "", fmt.Errorf("prefix list does not show %s in quarantine", prefix)
 	}
 	name := fmt.Sprintf("scratch-%08x", number())
-	create := []string{"instance", "create", name, "--pod", scratch.pod.name, "--mac", scratch.mac}
+	// Another guest: the last holder itself may come back to its prefix.
+	create := []string{"instance", "create", name, "--pod", scratch.pod.name, "--mac", "06:00:00:00:00:fe"}
 	_, refusal := l.sixacre(ctx, append(create, "--prefix", prefix.String())...)
 	if refusal == nil {
 		_, err := l.sixacre(ctx, "instance", "delete", name)
@@ -321,5 +322,6 @@ func (l *Lab) reuse(ctx context.Context, prefix netip.Prefix) (string, error) {
 	if slices.Contains(nic.Prefixes, prefix) {
 		return "", fmt.Errorf("%s was given again although it is in quarantine", prefix)
 	}
-	return "given to nobody again: " + strings.TrimPrefix(refusal.Error(), "sixacre instance create "+name+": sixacre: "), nil
+	_, reason, _ := strings.Cut(refusal.Error(), ": sixacre: ")
+	return "for another instance: " + reason, nil
 }

@@ -56,8 +56,6 @@ func (l *Lab) checkReleaseBy(ctx context.Context, g guest) (string, error) {
 		}
 		said += ", and the routers withdrew the route"
 	}
-	flowed := flow.flows(ctx)
-	sent, lost := flow.finish()
 	has, err := l.globals(g.name, "eth0")
 	if err != nil {
 		return "", err
@@ -73,9 +71,11 @@ func (l *Lab) checkReleaseBy(ctx context.Context, g guest) (string, error) {
 	if err := l.routed(ctx, g, nic.Prefixes, true); err != nil {
 		return "", err
 	}
+	flowed := flow.flows(ctx)
+	sent, lost := flow.finish()
 	if !survived || flowed != nil || lost > 0 {
 		return "", fmt.Errorf("%s %s; eth0 has [%s], %d of %d datagrams to %s were lost", g.client.name, said, join(has), lost, sent, nic.Address)
 	}
-	return fmt.Sprintf("%s %s; %s stayed, %d datagrams to it, none lost; started again, it has %s again",
-		g.client.name, said, nic.Address, sent, strings.ReplaceAll(join(nic.Prefixes), ", ", " and ")), nil
+	return fmt.Sprintf("%s %s; %s stayed; started again, it has %s again; %d datagrams to the address meanwhile, none lost",
+		g.client.name, said, nic.Address, strings.ReplaceAll(join(nic.Prefixes), ", ", " and "), sent), nil
 }

@@ -238,14 +238,16 @@ func (l *Lab) checkKillAgent(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer flow.end()
+	var gone time.Time
 	if err := l.crash("agent", func() error {
+		gone = time.Now()
 		// Nobody minds the filter, and it holds.
 		_, err := l.checkSpoofedSource(ctx)
 		return errors.Join(err, l.checkNewFlow(ctx))
 	}); err != nil {
 		return "", err
 	}
-	if err := l.reported(ctx, time.Now()); err != nil {
+	if err := l.reported(ctx, gone); err != nil {
 		return "", err
 	}
 	for _, g := range instances {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -48,11 +49,11 @@ func (l *Lab) dropped(from *wire, all []forged, twin frame, places ...*wire) err
 // forgeries that were sent before it.
 func onlyTwin(all []forged, twin frame, places ...*wire) error {
 	for _, at := range places {
-		var leaked string
+		var leaked []string
 		_, err := at.seenBefore(5*time.Second, func(f frame) bool {
 			for _, forgery := range all {
 				if same(f, forgery.frame) {
-					leaked = forgery.what
+					leaked = append(leaked, forgery.what)
 				}
 			}
 			return false
@@ -60,8 +61,8 @@ func onlyTwin(all []forged, twin frame, places ...*wire) error {
 		if err != nil {
 			return err
 		}
-		if leaked != "" {
-			return fmt.Errorf("%s arrived at %s of %s", leaked, at.device, at.box)
+		if leaked != nil {
+			return fmt.Errorf("%s arrived at %s of %s", strings.Join(leaked, ", "), at.device, at.box)
 		}
 	}
 	return nil
