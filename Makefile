@@ -3,7 +3,7 @@
 PACKAGES = nftables iproute2 iputils-ping procps tcpdump wide-dhcpv6-client dhcpcd-base isc-dhcp-client systemd
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.0
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 export CGO_ENABLED = 0
 # A version comes from git alone, so that a tree with other owners builds too.

@@ -65,8 +65,8 @@ func (i Instance) Validate() error {
 		if err := n.MAC.Validate(); err != nil {
 			return Errorf(Invalid, "instance %s: %s", i.Name, err)
 		}
-		if len(n.Device) > 15 {
-			return Errorf(Invalid, "instance %s: device %q is longer than the 15 characters of an interface name", i.Name, n.Device)
+		if n.Device != "" && (len(n.Device) > 15 || ValidateName("device", n.Device) != nil) {
+			return Errorf(Invalid, "instance %s: device %q is not an interface name: use 1 to 15 letters, digits, dots, dashes and underscores", i.Name, n.Device)
 		}
 		if n.State != Running && n.State != Stopped {
 			return Errorf(Invalid, "instance %s: state %q is not known: use running or stopped", i.Name, n.State)

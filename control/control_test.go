@@ -291,6 +291,7 @@ func TestRefusals(t *testing.T) {
 		"no such pod":                {deploy("new", "pod9", fresh), sixacre.NotFound, "pod9"},
 		"no such host":               {deploy("new", "pod1", fresh, func(n *control.NICDeployment) { n.Host = "hv9" }), sixacre.NotFound, "hv9"},
 		"no such group":              {deploy("new", "pod1", fresh, func(n *control.NICDeployment) { n.Groups = []string{"g9"} }), sixacre.NotFound, "g9"},
+		"device that is no name":     {deploy("new", "pod1", fresh, func(n *control.NICDeployment) { n.Device = `tap"1` }), sixacre.Invalid, "tap"},
 		"prefix taken":               {deploy("new", "pod1", fresh, exactly("2001:db8:4000::/60")), sixacre.Conflict, "instance taken"},
 		"prefix of another length":   {deploy("new", "pod1", fresh, exactly("2001:db8:4000::/56")), sixacre.Invalid, "2001:db8:4000::/56"},
 		"prefix with host bits":      {deploy("new", "pod1", fresh, exactly("2001:db8:4000::1/60")), sixacre.Invalid, "2001:db8:4000::1/60"},
