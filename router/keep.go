@@ -49,11 +49,15 @@ func (r *Router) keep(ctx context.Context) {
 		now := time.Now()
 		k := &r.keeper
 		if in.view != nil {
-			k.table.follow(*in.view, r.pod, now)
-			r.metrics.revision.Set(float64(in.view.Revision))
-			r.mu.Lock()
-			r.setScope(r.scope.Load().link, k.table.pod)
-			r.mu.Unlock()
+			if err := k.table.follow(*in.view, r.pod, now); err != nil {
+				slog.Error("view passed over", "err", err)
+				in.view = nil
+			} else {
+				r.metrics.revision.Set(float64(in.view.Revision))
+				r.mu.Lock()
+				r.setScope(r.scope.Load().link, k.table.pod)
+				r.mu.Unlock()
+			}
 		}
 		for _, a := range answers {
 			r.learn(a, now)

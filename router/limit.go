@@ -44,7 +44,8 @@ func (l *limiter) allow(mac sixacre.MAC, now time.Time) bool {
 }
 
 // makeRoom forgets the MACs whose buckets are full again, which changes nothing,
-// and only if there are none, any one of them.
+// and if they are too few, any others: a quarter at a time, so that a flood of
+// made-up MACs does not cost a search for each.
 func (l *limiter) makeRoom(now time.Time) {
 	if l.buckets == nil {
 		l.buckets = map[sixacre.MAC]bucket{}
@@ -58,7 +59,7 @@ func (l *limiter) makeRoom(now time.Time) {
 		}
 	}
 	for mac := range l.buckets {
-		if len(l.buckets) < limitMACs {
+		if len(l.buckets) <= limitMACs*3/4 {
 			break
 		}
 		delete(l.buckets, mac)

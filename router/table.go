@@ -204,14 +204,15 @@ func (t *table) release(x exchange, prefixes []netip.Prefix) {
 	}
 }
 
-// follow takes over a view of the record. The pod of that name need not be in
-// it: then nothing is delegated.
-func (t *table) follow(v sixacre.View, pod string, now time.Time) {
-	for _, p := range v.Pods {
-		if p.Name == pod {
-			t.setPod(p)
-		}
+// follow takes over a view of the record. One without the pod says nothing of
+// it, and is passed over: a pod with delegations cannot be deleted, so it is
+// another pod's view, for another pod's token.
+func (t *table) follow(v sixacre.View, pod string, now time.Time) error {
+	at := slices.IndexFunc(v.Pods, func(p sixacre.Pod) bool { return p.Name == pod })
+	if at < 0 {
+		return sixacre.Errorf(sixacre.NotFound, "pod %s is not in the record that the token shows: give a token of that pod", pod)
 	}
+	t.setPod(v.Pods[at])
 	next := t.adopt(v, pod)
 	for p, was := range t.holders {
 		if _, still := next[p]; still {
@@ -244,6 +245,7 @@ func (t *table) follow(v sixacre.View, pod string, now time.Time) {
 	}
 	t.holders, t.revision = next, v.Revision
 	t.forgetHops()
+	return nil
 }
 
 // adopt returns who holds what in a view, and takes note of the link-local

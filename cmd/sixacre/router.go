@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/api"
 	"github.com/sixacre/sixacre/dhcp6"
 	"github.com/sixacre/sixacre/ra"
 	"github.com/sixacre/sixacre/router"
@@ -113,7 +113,7 @@ func (f routerFlags) read(cmd *cobra.Command) (routerSetup, error) {
 		given bool
 	}{{"pod", f.pod != ""}, {"link", f.link != ""}, {"upstream", len(f.upstreams) > 0}} {
 		if !required.given {
-			return s, usageError{fmt.Errorf("router: --%s is missing (see 'sixacre router --help')", required.name)}
+			return s, usageError(fmt.Sprintf("the router needs --%s", required.name))
 		}
 	}
 	if err := sixacre.ValidateName("pod", f.pod); err != nil {
@@ -137,11 +137,11 @@ func (f routerFlags) read(cmd *cobra.Command) (routerSetup, error) {
 	}
 	if f.server != "" {
 		if f.token == "" {
-			return s, usageError{errors.New("router: --server needs --token-file, made by 'sixacre token create NAME --role router --pod POD'")}
+			return s, usageError("with --server the router needs --token-file, made by 'sixacre token create NAME --role router --pod POD'")
 		}
 		for _, name := range []string{"link-prefix", "pool", "addressing", "managed", "dns", "domain", "valid-lifetime", "preferred-lifetime"} {
 			if cmd.Flags().Changed(name) {
-				return s, usageError{fmt.Errorf("router: --%s says what the record says: leave it out with --server", name)}
+				return s, usageError(fmt.Sprintf("--%s is what the record says: leave it out with --server", name))
 			}
 		}
 		return s, nil
@@ -211,6 +211,13 @@ func isGlobal(a netip.Addr) bool {
 // run is the router until the context ends.
 func (s routerSetup) run(ctx context.Context) error {
 	f := s.flags
+	var client *api.Client
+	if f.server != "" {
+		var err error
+		if client, err = api.Dial(api.Endpoint{Server: f.server, CAFile: f.ca, TokenFile: f.token}); err != nil {
+			return err
+		}
+	}
 	slog.Info("waiting for the link", "link", f.link)
 	at, err := rtnl.Attach(ctx, f.link)
 	if err != nil {
@@ -223,7 +230,7 @@ func (s routerSetup) run(ctx context.Context) error {
 
 	routes := rtnl.RoutesOf(at.Index)
 	var rt *router.Router
-	if f.server != "" {
+	if client != nil {
 		rt, err = router.OpenRecorded(f.state, f.pod, router.Link(at), routes)
 	} else {
 		if !s.pod.LinkPrefix.IsValid() {
@@ -253,7 +260,8 @@ func (s routerSetup) run(ctx context.Context) error {
 	}
 	slog.Info("routing", "pod", f.pod, "link", f.link, "relaying-from", servers.LocalAddr(), "to", s.upstreams)
 
-	group, ctx := errgroup.WithContext(ctx)
+	parent := ctx
+	group, ctx := errgroup.WithContext(parent)
 	group.Go(func() error { return rt.Run(ctx, servers, s.upstreams) })
 	group.Go(func() error { return advertiser.Run(ctx) })
 	group.Go(func() error {
@@ -265,24 +273,25 @@ func (s routerSetup) run(ctx context.Context) error {
 			return nil
 		}, rt.Lost)
 	})
-	if f.server != "" {
+	if client != nil {
 		group.Go(func() error {
-			return s.follow(ctx, func(v sixacre.View) {
+			return client.Watch(ctx, func(v sixacre.View) {
 				rt.Follow(v)
 				for _, pod := range v.Pods {
 					if pod.Name == f.pod {
 						advertise(pod)
-						return
 					}
 				}
-				slog.Error("pod is not in the record", "pod", f.pod)
 			})
 		})
 	}
 	if f.metrics != "" {
 		group.Go(func() error { return serveMetrics(ctx, f.metrics, rt.Collectors()) })
 	}
-	return group.Wait()
+	if err := group.Wait(); parent.Err() == nil {
+		return err
+	}
+	return nil
 }
 
 // onLink returns the /64 of the first address that has one.
@@ -318,9 +327,4 @@ func serveMetrics(ctx context.Context, address string, collectors []prometheus.C
 		return err
 	}
 	return nil
-}
-
-// follow calls the function with each view of the record.
-func (s routerSetup) follow(ctx context.Context, seen func(sixacre.View)) error {
-	return sixacre.Errorf(sixacre.Unavailable, "--server is not available yet")
 }
