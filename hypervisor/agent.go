@@ -11,6 +11,7 @@ package hypervisor
 import (
 	"context"
 	"log/slog"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -116,14 +117,17 @@ func (a *Agent) Run(ctx context.Context) error {
 	}()
 	defer func() { <-done }()
 
+	var said *sixacre.Report
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		repeat := false
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-a.alarm():
 		case <-timer.C:
+			repeat = true
 		}
 		next := look
 		report, err := a.reconcile(ctx)
@@ -131,12 +135,13 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.Log.Error("the filter is not what it should be", "reason", err)
 			next = retry
 		}
-		if report != nil {
+		if report != nil && (repeat || !reflect.DeepEqual(report, said)) {
 			select {
 			case <-reports: // superseded
 			default:
 			}
 			reports <- *report
+			said = report
 		}
 		timer.Reset(next)
 	}

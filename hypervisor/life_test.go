@@ -140,9 +140,7 @@ func (h *host) until(what string, ok func() bool) {
 func TestSecondBarrier(t *testing.T) {
 	h := newHost(t, rtnl.Links{})
 	h.follow(sixacre.View{Instances: []sixacre.Instance{instance(1), instance(2)}})
-	h.await("the barrier up", func(sixacre.Report) bool {
-		return strings.Contains(sh(t, `bridge -d link show dev tap1`), "locked on")
-	})
+	h.until("the barrier up", func() bool { return strings.Contains(sh(t, `bridge -d link show dev tap1`), "locked on") })
 	h.stop()
 	h.stop = func() {}
 	sh(t, `nft flush ruleset`)

@@ -236,6 +236,29 @@ func objects() ([]firewall.Object, error) {
 	return out, nil
 }
 
+// Obstacles names the chains of others that drop bridged IPv6 too, because
+// br_netfilter shows it to them: base chains of the forward hook whose policy is
+// drop, such as firewalld's and Docker's.
+func Obstacles() ([]string, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv6} {
+		chains, err := conn.ListChainsOfTableFamily(family)
+		if err != nil {
+			return nil, fmt.Errorf("listing chains: %w", err)
+		}
+		for _, c := range chains {
+			if c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
+				out = append(out, c.Table.Name+" "+c.Name)
+			}
+		}
+	}
+	return out, nil
+}
+
 // list returns the hash of our tables as nft prints them, without counters.
 func list(ctx context.Context) ([sha256.Size]byte, error) {
 	var all bytes.Buffer

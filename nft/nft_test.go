@@ -168,3 +168,17 @@ func TestRefusal(t *testing.T) {
 		t.Errorf("probing for %s left %s", mode, out)
 	}
 }
+
+func TestObstacles(t *testing.T) {
+	inNamespace(t)
+	foreign(t, `table inet theirs {
+		chain open { type filter hook forward priority 0; policy accept; }
+		chain closed { type filter hook forward priority 1; policy drop; }
+		chain local { type filter hook input priority 0; policy drop; }
+	}`)
+	got, err := Obstacles()
+	must(t, err)
+	if len(got) != 1 || got[0] != "theirs closed" {
+		t.Errorf("obstacles are %q", got)
+	}
+}

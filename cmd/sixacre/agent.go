@@ -88,6 +88,15 @@ prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
 				return sixacre.Errorf(sixacre.Denied, "the agent changes the kernel's filter: run it as root, or with --dry-run to see the ruleset")
 			}
 			agent.Log.Info("filtering", "connections", mode.String(), "taps", a.taps)
+			obstacles, err := nft.Obstacles()
+			if err != nil {
+				return err
+			}
+			for _, o := range obstacles {
+				if mode == firewall.BridgeNetfilter {
+					agent.Log.Warn("another's forward chain drops by policy: under br_netfilter it drops the instances' IPv6 too, unless it accepts it", "chain", o)
+				}
+			}
 			group, ctx := errgroup.WithContext(cmd.Context())
 			group.Go(func() error { return agent.Run(ctx) })
 			group.Go(func() error { return again(ctx, agent, rtnl.Links{}.Watch) })

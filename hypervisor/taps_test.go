@@ -1,0 +1,101 @@
+package hypervisor
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/firewall"
+)
+
+func TestMatch(t *testing.T) {
+	mac := func(first, last byte) sixacre.MAC { return sixacre.MAC{first, 0, 0, 0, 0, last} }
+	taps := []sixacre.BridgePort{
+		{Device: "tap1", MAC: mac(0xfe, 1)},
+		{Device: "tap2", MAC: mac(0xfe, 2)},
+		{Device: "tap3", MAC: mac(6, 3)},
+		{Device: "tap4a", MAC: mac(0xfe, 4)},
+		{Device: "tap4b", MAC: mac(0xfe, 4)},
+	}
+	var v sixacre.View
+	want := map[string]string{}
+	add := func(name, device string, m sixacre.MAC, tap string) {
+		v.Instances = append(v.Instances, sixacre.Instance{Name: name, NICs: []sixacre.NIC{{MAC: m, Device: device}}})
+		want[name] = tap
+	}
+	add("by libvirt's MAC", "", mac(6, 1), "tap1")
+	add("by name, whatever the MAC", "tap2", mac(6, 9), "tap2")
+	add("whose tap is named for another", "", mac(6, 2), "")
+	add("by the very MAC", "", mac(6, 3), "tap3")
+	add("with two taps of its MAC", "", mac(6, 4), "")
+	add("of which one is named", "tap4b", mac(6, 4), "tap4b")
+	add("with a name that is not there", "tap9", mac(6, 1), "")
+	want["with two taps of its MAC"] = "tap4a" // the other one is named
+	for i, f := range match(v, taps) {
+		if name := v.Instances[i].Name; f.port.Device != want[name] {
+			t.Errorf("the NIC %s has tap %q, want %q", name, f.port.Device, want[name])
+		}
+	}
+	v.Instances = v.Instances[4:5]
+	if f := match(v, taps); f[0].port.Device != "" {
+		t.Errorf("of two taps with its MAC the NIC got %s", f[0].port.Device)
+	}
+}
+
+// TestArrange: which bridges are ours, and what their ports are.
+func TestArrange(t *testing.T) {
+	ports := []sixacre.BridgePort{
+		{Device: "eth0", Bridge: "br0", BridgeIndex: 3}, {Device: "tap1", Bridge: "br0", BridgeIndex: 3},
+		{Device: "veth9", Bridge: "docker0", BridgeIndex: 4},
+		{Device: "eth1", Bridge: "br1", BridgeIndex: 5},
+	}
+	for _, c := range []struct{ bridges, want string }{
+		{"", "br0:eth0"},
+		{"br0,br1", "br0:eth0 br1:eth1"},
+		{"br1", "br1:eth1"},
+	} {
+		a := Agent{Taps: []firewall.Pattern{"tap*"}, Log: slog.New(slog.DiscardHandler)}
+		if c.bridges != "" {
+			a.Bridges = strings.Split(c.bridges, ",")
+		}
+		h, _ := a.arrange(sixacre.View{}, ports)
+		var got []string
+		for _, u := range h.Uplinks {
+			got = append(got, u.Bridge+":"+u.Device)
+		}
+		if strings.Join(got, " ") != c.want || len(h.Bridges) != len(got) {
+			t.Errorf("--bridge %q: bridges %v with uplinks %v, want %s", c.bridges, h.Bridges, got, c.want)
+		}
+	}
+}
+
+func TestState(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new", "agent")
+	a := Agent{State: dir}
+	if v, err := a.load(); v != nil || err != nil {
+		t.Errorf("from no directory came %v, %v", v, err)
+	}
+	view := sixacre.View{Revision: 7, Full: true, Instances: []sixacre.Instance{{Name: "i-1", NICs: []sixacre.NIC{{MAC: sixacre.MAC{6, 0, 0, 0, 0, 1}, Groups: []string{"web"}}}}}}
+	if err := a.save(view); err != nil {
+		t.Fatal(err)
+	}
+	b := Agent{State: dir}
+	if v, err := b.load(); err != nil || v.Revision != 7 || v.Instances[0].NICs[0].Groups[0] != "web" {
+		t.Errorf("saved %v, loaded %v, %v", view, v, err)
+	}
+	if files, _ := os.ReadDir(dir); len(files) != 1 {
+		t.Errorf("the directory holds %v", files)
+	}
+	if err := os.WriteFile(a.viewFile(), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := new(Agent).load(); v != nil || err != nil {
+		t.Errorf("without a directory came %v, %v", v, err)
+	}
+	if v, err := b.load(); v != nil || err == nil || !strings.Contains(err.Error(), a.viewFile()) {
+		t.Errorf("from half a file came %v, %v", v, err)
+	}
+}
