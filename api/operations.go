@@ -236,7 +236,7 @@ func (s *Server) report(ctx context.Context, host string, r sixacre.Report) erro
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.reports[host] = sixacre.HostStatus{Seen: s.now().UTC().Truncate(time.Second), Report: r}
+	s.reports[host] = sixacre.HostStatus{Seen: s.now().UTC().Truncate(time.Millisecond), Report: r}
 	return nil
 }
 
