@@ -62,7 +62,9 @@ func Compile(h Host) Ruleset {
 	}
 	rules := map[string]sixacre.Group{}
 	for _, g := range h.Groups {
-		rules[g.Name] = g
+		if sixacre.ValidateName("group", g.Name) == nil { // it becomes part of chain names
+			rules[g.Name] = g
+		}
 	}
 	used := map[string]bool{}
 	for _, p := range h.Ports {
@@ -104,7 +106,9 @@ func Compile(h Host) Ruleset {
 				rs.groups = append(rs.groups, compileGroup(g, d))
 			}
 		}
-		for _, r := range rules[name].RemoteGroups() {
+	}
+	for _, g := range rs.groups {
+		for _, r := range g.remoteGroups() {
 			remotes[r] = true
 		}
 	}

@@ -45,7 +45,10 @@ func has(g sixacre.Group, d sixacre.Direction) bool {
 func compileGroup(g sixacre.Group, d sixacre.Direction) group {
 	out := group{name: g.Name, direction: d}
 	rules := numbered(g.Rules)
-	rules = slices.DeleteFunc(rules, func(r sixacre.Rule) bool { return r.Direction != d || r.Validate() != nil })
+	rules = slices.DeleteFunc(rules, func(r sixacre.Rule) bool {
+		badGroup := r.Remote.Group != "" && sixacre.ValidateName("group", r.Remote.Group) != nil
+		return r.Direction != d || r.Validate() != nil || badGroup
+	})
 	for _, protocol := range []sixacre.Protocol{sixacre.TCP, sixacre.UDP} {
 		out.ports = append(out.ports, segments(protocol, rules)...)
 	}
@@ -53,6 +56,18 @@ func compileGroup(g sixacre.Group, d sixacre.Direction) group {
 		if r.Protocol != sixacre.TCP && r.Protocol != sixacre.UDP {
 			out.others = append(out.others, other{r.Protocol, r.ICMPType, remotesOf([]sixacre.Rule{r})})
 		}
+	}
+	return out
+}
+
+// remoteGroups returns the groups that the rules name, some twice.
+func (g group) remoteGroups() []string {
+	var out []string
+	for _, s := range g.ports {
+		out = append(out, s.from.groups...)
+	}
+	for _, o := range g.others {
+		out = append(out, o.from.groups...)
 	}
 	return out
 }

@@ -217,6 +217,12 @@ func TestLeftOut(t *testing.T) {
 		port("eth1", guest(6, nil)),
 		port("tap7", sixacre.NIC{MAC: sixacre.MAC{6, 0, 0, 0, 0, 7}, State: sixacre.Running}),
 	}
+	const bad = "x { flush"
+	h.Ports[0].NIC.Groups = []string{bad, "good"}
+	h.Groups = []sixacre.Group{
+		{Name: bad, Rules: []sixacre.Rule{{Direction: sixacre.In, Protocol: sixacre.TCP}}},
+		{Name: "good", Rules: []sixacre.Rule{{Direction: sixacre.In, Protocol: sixacre.TCP, Remote: sixacre.Remote{Group: bad}}}},
+	}
 	rs := firewall.Compile(h)
 	for _, p := range h.Ports {
 		if got, want := rs.Filters(p.Device), p.Device == "tap1"; got != want {

@@ -26,7 +26,7 @@ type Firewall interface {
 	Apply(context.Context, firewall.Ruleset) error
 	// Intact reports whether it still is what was applied last.
 	Intact(context.Context) (bool, error)
-	// Present reports whether it holds anything of ours.
+	// Present reports whether there is one of ours, closed or filled in.
 	Present() (bool, error)
 }
 

@@ -84,6 +84,9 @@ func TestFromTap(t *testing.T) {
 
 		{"DAD for its address", true, packet{src: "::", dst: "ff02::1:ff00:1", hops: 255, next: icmp6, payload: ns(own1, nil)}},
 		{"DAD for another's address", false, packet{src: "::", dst: "ff02::1:ff00:2", hops: 255, next: icmp6, payload: ns(own2, nil)}},
+		{"DAD with a nonce (RFC 7527)", true, packet{src: "::", dst: "ff02::1:ff00:1", hops: 255, next: icmp6, payload: append(ns(own1, nil), 14, 1, 1, 2, 3, 4, 5, 6)}},
+		{"DAD with a nonce for another's address", false, packet{src: "::", dst: "ff02::1:ff00:2", hops: 255, next: icmp6, payload: append(ns(own2, nil), 14, 1, 1, 2, 3, 4, 5, 6)}},
+		{"udp from :: to the world", false, packet{src: "::", dst: outside, next: udp, payload: hello}},
 		{"RS from ::", true, packet{src: "::", dst: "ff02::2", hops: 255, next: icmp6, payload: icmp(133, 0, "00000000")}},
 		{"udp from ::", false, packet{src: "::", dst: "ff02::1:2", next: udp, payload: udpTo(546, 547, solicit...)}},
 		{"MLD report from ::", true, packet{src: "::", dst: "ff02::16", hops: 1, next: icmp6,

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 
@@ -126,10 +127,10 @@ func (k *Kernel) Intact(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// Present reports whether our bridge table exists.
+// Present reports whether there is a filter of ours, closed or filled in.
 func (k *Kernel) Present() (bool, error) {
 	present, err := objects()
-	return len(present) > 0, err
+	return slices.Contains(present, firewall.Object{Family: "bridge", Table: firewall.BridgeTable, Kind: "chain", Name: "prerouting"}), err
 }
 
 // Watch calls changed after every change of any firewall rule in the namespace,

@@ -96,6 +96,26 @@ func TestApply(t *testing.T) {
 	}
 }
 
+func TestPresent(t *testing.T) {
+	inNamespace(t)
+	k := new(Kernel)
+	for _, c := range []struct {
+		text string
+		want bool
+	}{
+		{"add table ip6 theirs", false},
+		{firewall.Static(firewall.BridgeNetfilter, []firewall.Pattern{"tap*"}), true},
+		{"delete table bridge sixacre", false},
+	} {
+		foreign(t, c.text)
+		got, err := k.Present()
+		must(t, err)
+		if got != c.want {
+			t.Errorf("after %.40q: present is %t, want %t", c.text, got, c.want)
+		}
+	}
+}
+
 func TestDriftIsSeen(t *testing.T) {
 	inNamespace(t)
 	k := new(Kernel)

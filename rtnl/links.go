@@ -1,6 +1,7 @@
 package rtnl
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -80,7 +81,7 @@ func (Links) Secure(port sixacre.BridgePort, mac sixacre.MAC) error {
 		return fmt.Errorf("listing the addresses behind %s: %w", port.Device, err)
 	}
 	for _, e := range entries {
-		if e.State == unix.NUD_NOARP && e.MasterIndex == port.BridgeIndex && sixacre.MAC(e.HardwareAddr) != mac {
+		if e.State == unix.NUD_NOARP && e.MasterIndex == port.BridgeIndex && !bytes.Equal(e.HardwareAddr, mac[:]) {
 			if err := netlink.NeighDel(&e); err != nil && !errors.Is(err, unix.ENOENT) {
 				return fmt.Errorf("removing %s from %s: %w", e.HardwareAddr, port.Device, err)
 			}
