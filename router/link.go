@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"unsafe"
 
 	"github.com/mdlayher/socket"
 	"golang.org/x/net/bpf"
@@ -126,9 +125,8 @@ func summed(oob []byte) bool {
 		return false
 	}
 	for _, m := range messages {
-		if m.Header.Level == unix.SOL_PACKET && m.Header.Type == unix.PACKET_AUXDATA &&
-			len(m.Data) >= int(unsafe.Sizeof(unix.TpacketAuxdata{})) {
-			status := binary.NativeEndian.Uint32(m.Data)
+		if m.Header.Level == unix.SOL_PACKET && m.Header.Type == unix.PACKET_AUXDATA && len(m.Data) >= 4 {
+			status := binary.NativeEndian.Uint32(m.Data) // the first field of struct tpacket_auxdata
 			return status&(unix.TP_STATUS_CSUMNOTREADY|unix.TP_STATUS_CSUM_VALID) != 0
 		}
 	}

@@ -159,7 +159,10 @@ func (r *Router) Relink(link Link) {
 
 func (r *Router) setScope(link Link, pod sixacre.Pod) {
 	s := &scope{link: link, pod: pod}
-	s.linkAddress, _ = link.linkAddress(pod.LinkPrefix)
+	var ok bool
+	if s.linkAddress, ok = link.linkAddress(pod.LinkPrefix); !ok {
+		slog.Warn("not relaying: the router has no address in the pod's link prefix on the link", "link", link.Name, "prefix", pod.LinkPrefix)
+	}
 	r.scope.Store(s)
 }
 

@@ -187,7 +187,10 @@ func (s *routerSetup) readPod() error {
 		}
 	}
 	s.pod = p.WithDefaults()
-	return nil
+	if !s.pod.LinkPrefix.IsValid() {
+		return nil // the link's own; what is wrong with the rest shows then
+	}
+	return s.pod.Validate()
 }
 
 func parseUpstream(text string) (netip.AddrPort, error) {
