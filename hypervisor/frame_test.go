@@ -13,6 +13,7 @@ type packet struct {
 	srcMAC, dstMAC []byte
 	src, dst       string
 	hops           byte   // 64 if 0
+	flow           uint32 // flow label
 	next           byte   // next header; that of the payload
 	ext            []byte // extension headers, before the payload
 	extNext        byte   // next header of the fixed header when there are any
@@ -44,7 +45,7 @@ func (p packet) frame() []byte {
 		first = p.extNext
 	}
 	f := append(append(append([]byte(nil), p.dstMAC...), p.srcMAC...), 0x86, 0xdd)
-	f = append(f, 0x60, 0, 0, 0)
+	f = binary.BigEndian.AppendUint32(f, 6<<28|p.flow)
 	f = binary.BigEndian.AppendUint16(f, uint16(len(p.ext)+len(payload)))
 	f = append(f, first, p.hops)
 	f = append(append(f, src[:]...), dst[:]...)

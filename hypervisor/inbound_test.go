@@ -79,6 +79,10 @@ func TestToTap(t *testing.T) {
 			{"the answer", true, "wire", "guest1", answer},
 			{"going on", true, "guest1", "wire", packet{srcMAC: mac1, src: prefix1, dst: outside, next: tcp, payload: tcpTo(4000, 80, ack, 8, 10)}},
 			{"the same connection with another's MAC", false, "guest1", "wire", packet{srcMAC: mac2, src: prefix1, dst: outside, next: tcp, payload: tcpTo(4000, 80, ack, 8, 10)}},
+			{"the same connection with routing header type 0", false, "guest1", "wire", packet{srcMAC: mac1, src: prefix1, dst: outside, next: tcp, payload: tcpTo(4000, 80, ack, 8, 10),
+				ext: append([]byte{tcp, 2, 0, 1, 0, 0, 0, 0}, make([]byte, 16)...), extNext: routing}},
+			{"the same connection with a destination option", true, "guest1", "wire", packet{srcMAC: mac1, src: prefix1, dst: outside, next: tcp, payload: tcpTo(4000, 80, ack, 8, 10),
+				ext: []byte{tcp, 0, 1, 4, 0, 0, 0, 0}, extNext: destOpts}},
 			{"another port", false, "wire", "guest1", toGuest1(outside, prefix1, 64, tcp, tcpTo(81, 4000, synAck, 9, 8))},
 		})
 	})
@@ -183,6 +187,7 @@ func TestFragments(t *testing.T) {
 		at       int
 	}{
 		{"udp", true, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: udp, payload: udpTo(5000, 6000, long...)}, 600},
+		{"udp whose flow label looks like a port of DHCPv6", true, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, flow: 547, next: udp, payload: udpTo(5000, 6000, long...)}, 600},
 		{"udp from another's address", false, "guest1", "wire", packet{srcMAC: mac1, src: own2, dst: outside, next: udp, payload: udpTo(5000, 6000, long...)}, 600},
 		{"relay-forw", false, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: udp, payload: udpTo(5000, 547, long...)}, 600},
 		{"relay-forw with its ports in the tail", false, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: udp,
