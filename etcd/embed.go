@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -57,7 +58,7 @@ func Embed(ctx context.Context, dir string) (*Store, error) {
 		started.Close()
 		return nil, ctx.Err()
 	}
-	return &Store{client: v3client.New(started.Server), stop: started.Close}, nil
+	return &Store{client: v3client.New(started.Server), stop: sync.OnceFunc(started.Close)}, nil
 }
 
 // quiet is etcd's own log: only what somebody must act on.

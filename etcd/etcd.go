@@ -136,9 +136,13 @@ func (s *Store) Commit(ctx context.Context, txn sixacre.Txn) (ok bool, revision 
 }
 
 // Confirm asks a quorum of the store for its revision: when it returns without
-// error, the store could be reached and was in force.
+// error, the store could be reached and was in force. Watch then tells that it
+// has come as far, even if what was written meanwhile is none of ours.
 func (s *Store) Confirm(ctx context.Context) (int64, error) {
 	resp, err := s.client.Get(ctx, root, clientv3.WithCountOnly())
+	if err == nil {
+		err = s.client.RequestProgress(clientv3.WithRequireLeader(ctx))
+	}
 	if err != nil {
 		return 0, unavailable(err)
 	}
@@ -147,9 +151,9 @@ func (s *Store) Confirm(ctx context.Context) (int64, error) {
 
 // Watch calls f with everything that the store holds, then with every change,
 // each once and in order, until the context ends. A batch is whole: it holds all
-// that one or several transactions wrote. full is true for the first batch, and
-// again where the watch had to start anew because the store was compacted past
-// it; what a full batch does not hold is gone.
+// of ours that was written up to its revision, which may be nothing. full is true
+// for the first batch, and again where the watch had to start anew because the
+// store was compacted past it; what a full batch does not hold is gone.
 func (s *Store) Watch(ctx context.Context, f func(full bool, events []sixacre.Event, revision int64)) error {
 	for retry := 100 * time.Millisecond; ; retry = min(2*retry, 5*time.Second) {
 		var all []sixacre.Event
@@ -194,9 +198,7 @@ func (s *Store) follow(ctx context.Context, revision int64, f func(bool, []sixac
 			}
 			events = append(events, event)
 		}
-		if len(events) > 0 {
-			f(false, events, resp.Header.Revision)
-		}
+		f(false, events, resp.Header.Revision)
 	}
 	return errors.New("the watch ended")
 }

@@ -2,9 +2,14 @@ package etcd
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
+	"net/url"
 	"testing"
 	"time"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 
 	"github.com/sixacre/sixacre"
 )
@@ -15,12 +20,46 @@ func open(t *testing.T, dir string) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(store.Close)
 	return store
 }
 
-func TestTransactionIsAllOrNothing(t *testing.T) {
-	store := open(t, t.TempDir())
-	defer store.Close()
+// dial opens a store in an etcd of its own process's kind: one that listens.
+func dial(t *testing.T) *Store {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := url.URL{Scheme: "http", Host: listener.Addr().String()}
+	listener.Close()
+	cfg := embed.NewConfig()
+	cfg.Dir = t.TempDir()
+	cfg.ListenPeerUrls = nil
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{at}, []url.URL{at}
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	server, err := embed.StartEtcd(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-server.Server.ReadyNotify()
+	store, err := Dial(t.Context(), []string{at.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close(); server.Close() })
+	return store
+}
+
+// everywhere runs a test on the embedded store and on an external one.
+func everywhere(t *testing.T, f func(*testing.T, *Store)) {
+	t.Run("embedded", func(t *testing.T) { f(t, open(t, t.TempDir())) })
+	t.Run("external", func(t *testing.T) { f(t, dial(t)) })
+}
+
+func TestTransactionIsAllOrNothing(t *testing.T) { everywhere(t, transactionIsAllOrNothing) }
+
+func transactionIsAllOrNothing(t *testing.T, store *Store) {
 	ctx := t.Context()
 
 	host := sixacre.Host{Name: "hv1"}
@@ -52,9 +91,9 @@ func TestTransactionIsAllOrNothing(t *testing.T) {
 	commit(true, sixacre.Txn{RangeSeen: []sixacre.RangeSeen{{Kind: sixacre.KindPod, Revision: now}}, Delete: []sixacre.Key{host.Key()}})
 }
 
-func TestListIsCompleteAcrossPages(t *testing.T) {
-	store := open(t, t.TempDir())
-	defer store.Close()
+func TestListIsCompleteAcrossPages(t *testing.T) { everywhere(t, listIsCompleteAcrossPages) }
+
+func listIsCompleteAcrossPages(t *testing.T, store *Store) {
 	const n = pageSize + 5
 	for i := 0; i < n; i += 100 {
 		var txn sixacre.Txn
@@ -88,15 +127,16 @@ func TestWhatWasAcknowledgedIsThereAfterRestart(t *testing.T) {
 	}
 	store.Close()
 	store = open(t, dir)
-	defer store.Close()
 	if r, err := store.Get(t.Context(), d.Key()); err != nil || r.Noun != sixacre.Noun(d) {
 		t.Fatalf("Get = %+v, %v; want %+v", r.Noun, err, d)
 	}
 }
 
 func TestWatchShowsAllThenEveryChangeOnce(t *testing.T) {
-	store := open(t, t.TempDir())
-	defer store.Close()
+	everywhere(t, watchShowsAllThenEveryChangeOnce)
+}
+
+func watchShowsAllThenEveryChangeOnce(t *testing.T, store *Store) {
 	put := func(name string) {
 		if ok, _, err := store.Commit(t.Context(), sixacre.Txn{Put: []sixacre.Noun{sixacre.Host{Name: name}}}); !ok || err != nil {
 			t.Error(ok, err)
@@ -125,7 +165,7 @@ func TestWatchShowsAllThenEveryChangeOnce(t *testing.T) {
 		store.Commit(t.Context(), sixacre.Txn{Delete: []sixacre.Key{{Kind: sixacre.KindHost, Name: "before"}}})
 	}()
 	var got []sixacre.Event
-	for len(got) < 51 {
+	for len(got) < 51 { // a batch may be empty
 		b := <-batches
 		if b.full {
 			t.Fatalf("a full batch in between: %+v", b)
@@ -139,5 +179,37 @@ func TestWatchShowsAllThenEveryChangeOnce(t *testing.T) {
 	}
 	if last := got[50]; last.Key.Name != "before" || last.Noun != nil {
 		t.Fatalf("last event = %+v, want the deletion", last)
+	}
+}
+
+// Who asks whether the store is in force also learns when it has seen all of it,
+// although what was written last concerns it not at all.
+func TestWatchComesAsFarAsConfirmed(t *testing.T) { everywhere(t, watchComesAsFarAsConfirmed) }
+
+func watchComesAsFarAsConfirmed(t *testing.T, store *Store) {
+	revisions := make(chan int64)
+	go store.Watch(t.Context(), func(_ bool, _ []sixacre.Event, revision int64) {
+		select {
+		case revisions <- revision:
+		case <-t.Context().Done():
+		}
+	})
+	<-revisions
+	if _, err := store.client.Put(t.Context(), "/somebody/else", "1"); err != nil {
+		t.Fatal(err)
+	}
+	confirmed, err := store.Confirm(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		select {
+		case seen := <-revisions:
+			if seen >= confirmed {
+				return
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("the watch never came as far as revision %d", confirmed)
+		}
 	}
 }
