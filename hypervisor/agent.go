@@ -10,6 +10,7 @@ package hypervisor
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -52,8 +53,9 @@ type Agent struct {
 	Report func(context.Context, sixacre.Report) error
 	Log    *slog.Logger
 
-	mu   sync.Mutex
-	view *sixacre.View // nil until there was one
+	mu    sync.Mutex
+	view  *sixacre.View // nil until there was one
+	asked bool          // the server sent a view that no report answers yet
 
 	once sync.Once
 	wake chan struct{}
@@ -92,7 +94,7 @@ func (a *Agent) Wake() {
 // Follow takes the whole current view.
 func (a *Agent) Follow(v sixacre.View) {
 	a.mu.Lock()
-	a.view = &v
+	a.view, a.asked = &v, true
 	a.mu.Unlock()
 	a.Wake()
 }
@@ -129,6 +131,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-timer.C:
 			repeat = true
 		}
+		// A server that started anew sends its view and has no report.
+		a.mu.Lock()
+		repeat, a.asked = repeat || a.asked, false
+		a.mu.Unlock()
 		next := look
 		report, err := a.reconcile(ctx)
 		if err != nil && ctx.Err() == nil {
@@ -183,9 +189,7 @@ func (a *Agent) reconcile(ctx context.Context) (*sixacre.Report, error) {
 	if err := a.save(*view); err != nil {
 		a.Log.Warn("the view is not saved: a restart without the server would not know it", "reason", err)
 	}
-	if err := a.track(ctx, ports, host); err != nil {
-		return nil, err
-	}
+	tracked := a.track(ctx, ports, host)
 	if ok, err := a.Firewall.Intact(ctx); err == nil && !ok {
 		a.Log.Info("setting all of the filter, in place")
 	}
@@ -198,11 +202,10 @@ func (a *Agent) reconcile(ctx context.Context) (*sixacre.Report, error) {
 			Programmed: applied == nil && f.port.Device != "" && rs.Filters(f.port.Device),
 		})
 	}
-	if applied != nil {
-		return &report, applied
+	if applied == nil {
+		a.secure(finds, rs)
 	}
-	a.secure(finds, rs)
-	return &report, nil
+	return &report, errors.Join(tracked, applied)
 }
 
 // Plan returns the ruleset that the view would get at this moment.
