@@ -3,10 +3,14 @@ package router_test
 import (
 	"context"
 	"net"
+	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
+	"github.com/mdlayher/ndp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/net/ipv6"
 
 	"github.com/sixacre/sixacre"
 	"github.com/sixacre/sixacre/addr"
@@ -46,14 +50,30 @@ func TestGuestKernelFollowsAdvertisements(t *testing.T) {
 	p.guest.eventually(t, "SLAAC address "+want.String(), func() bool { return p.guest.has(t, "eth0", want) })
 	p.guest.eventually(t, "a default route", hasDefault)
 
-	// A guest that comes later asks, and does not wait for the next one.
-	l, err := p.guest.netlink.LinkByName("eth0")
-	ok(t, err)
-	ok(t, p.guest.netlink.LinkSetDown(l))
-	p.guest.eventually(t, "no address while down", func() bool { return !p.guest.has(t, "eth0", want) })
-	ok(t, p.guest.netlink.LinkSetUp(l))
-	p.guest.eventually(t, "the address again", func() bool { return p.guest.has(t, "eth0", want) })
-	p.guest.eventually(t, "the default route again", hasDefault)
+	// A guest that comes later asks, and is answered itself: what is sent without
+	// asking goes to all nodes.
+	var guest *ndp.Conn
+	ok(t, p.guest.do(func() error {
+		ifi, err := net.InterfaceByName("eth0")
+		if err == nil {
+			guest, _, err = ndp.Listen(ifi, ndp.Addr(guestLL.String()))
+		}
+		return err
+	}))
+	defer guest.Close()
+	ok(t, guest.SetControlMessage(ipv6.FlagDst, true))
+	ok(t, guest.WriteTo(&ndp.RouterSolicitation{}, nil, netip.MustParseAddr("ff02::2")))
+	ok(t, guest.SetReadDeadline(time.Now().Add(20*time.Second)))
+	for {
+		m, cm, from, err := guest.ReadFrom()
+		ok(t, err)
+		if _, advertised := m.(*ndp.RouterAdvertisement); advertised && cm.Dst.Equal(guestLL.AsSlice()) {
+			if from.WithZone("") != routerLL {
+				t.Errorf("answered by %s, not by %s", from, routerLL)
+			}
+			break
+		}
+	}
 
 	cancel()
 	ok(t, <-done)

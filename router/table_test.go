@@ -138,6 +138,7 @@ func TestTable(t *testing.T) {
 		{"another's release does nothing", true, []event{view(1, nic(macA, p), nic(macB, q)), released(macB, llB, p)}, routes{p: llA, q: llB}},
 		{"nor one with the holder's address", true, []event{view(1, nic(macA, p)), released(macB, llA, p)}, routes{p: llA}},
 		{"a reply against the record makes none", true, []event{view(1, nic(macA, p)), reply(macB, llB, p, hour)}, routes{p: llA}},
+		{"nor undoes the holder's release", true, []event{view(1, nic(macA, p)), released(macA, llA, p), reply(macB, llB, p, hour)}, routes{}},
 		{"lifetime 0 against the record ends none", true, []event{view(1, nic(macA, p)), reply(macA, llA, p, hour), reply(macA, llA, p, 0)}, routes{p: llA}},
 		{"a reply ahead of the record counts", true, []event{view(1), reply(macA, llA, p, hour)}, routes{p: llA}},
 		{"and is confirmed by it", true, []event{view(1), reply(macA, llA, p, hour), view(2, nic(macA, p)), after(2 * time.Hour)}, routes{p: llA}},
@@ -242,5 +243,30 @@ func TestJournal(t *testing.T) {
 	}
 	if j.lines != 2 {
 		t.Errorf("%d lines after a rewrite, not 2", j.lines)
+	}
+}
+
+// Without pools every prefix that a server delegates is routed, but for what can
+// never be one.
+func TestWithoutPools(t *testing.T) {
+	tab := newTable(false)
+	tab.setPod(sixacre.Pod{Name: "pod1", LinkPrefix: testPod.LinkPrefix})
+	for text, want := range map[string]bool{
+		"2001:db8:4000:10::/60": true,
+		"2001:db8:4000::/48":    true,
+		"fd00:1:2:3::/64":       true,
+		"2001:db8:100:1::/64":   false, // the link
+		"2001:db8:100::/48":     false, // around the link
+		"2001:d00::/24":         false,
+		"2001:db8:4000::1/128":  false,
+		"::/0":                  false,
+		"fe80::/64":             false,
+		"ff02::/64":             false,
+	} {
+		p := netip.MustParsePrefix(text)
+		tab.grant(exchange{mac: macA, peer: llA}, p, 3600, start)
+		if _, got := tab.nextHop(p); got != want {
+			t.Errorf("%s: routed %t, want %t", p, got, want)
+		}
 	}
 }

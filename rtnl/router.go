@@ -107,8 +107,8 @@ func (r Routes) Watch(ctx context.Context, name string, linked func(Attachment) 
 			changed = c
 		}
 		if routes == nil {
-			c := make(chan netlink.RouteUpdate, 64)
-			if err := netlink.RouteSubscribe(c, ctx.Done()); err != nil {
+			c, err := subscribeRoutes(ctx)
+			if err != nil {
 				return err
 			}
 			routes = c
@@ -193,6 +193,31 @@ func subscribe(ctx context.Context) (<-chan struct{}, error) {
 			select {
 			case out <- struct{}{}:
 			default:
+			}
+		}
+	}()
+	return out, nil
+}
+
+// subscribeRoutes returns a channel with the changes of routes. It is closed when
+// the context ends or notifications were lost.
+func subscribeRoutes(ctx context.Context) (<-chan netlink.RouteUpdate, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	updates := make(chan netlink.RouteUpdate, 64)
+	if err := netlink.RouteSubscribe(updates, ctx.Done()); err != nil {
+		cancel()
+		return nil, err
+	}
+	out := make(chan netlink.RouteUpdate)
+	go func() {
+		defer close(out)
+		defer drain(updates)
+		defer cancel()
+		for u := range updates {
+			select {
+			case out <- u:
+			case <-ctx.Done():
+				return
 			}
 		}
 	}()
