@@ -29,7 +29,7 @@ func dhcpChecks() []check {
 }
 
 // answerWithin bounds the wait for an answer that must come.
-const answerWithin = 5 * time.Second
+const answerWithin = 15 * time.Second
 
 // exchange sends a client's message from inside a guest and returns the first
 // answer to it.

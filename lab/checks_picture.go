@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -14,6 +15,7 @@ import (
 // pictureChecks are about what everybody should have once the lab is up.
 func pictureChecks() []check {
 	all := []check{
+		{"running", "every program that the lab started runs", (*Lab).checkRunning},
 		{"address", "a guest's SLAAC address is the computed one, and its only one", (*Lab).checkAddress},
 		{"default-routes", "a guest has a default route by each of its pod's routers", (*Lab).checkDefaultRoutes},
 	}
@@ -29,6 +31,13 @@ func pictureChecks() []check {
 		check{"ping", "an address of each prefix answers the core, through each router", (*Lab).checkPing},
 		check{"tcp", "a TCP port that a group allows is reached through each router, another is not", (*Lab).checkTCP},
 	)
+}
+
+func (l *Lab) checkRunning(context.Context) (string, error) {
+	if ended := l.ended(); len(ended) > 0 {
+		return "", fmt.Errorf("%s ended: %s", strings.Join(ended, ", "), l.lastWords(ended[0]))
+	}
+	return strings.Join(slices.Sorted(maps.Keys(l.state.Processes)), ", "), nil
 }
 
 func (l *Lab) checkAddress(ctx context.Context) (string, error) {
@@ -197,7 +206,7 @@ func (l *Lab) ping(ctx context.Context, r router, to netip.Addr) error {
 		return err
 	}
 	defer w.Close()
-	out, err := l.exec(ctx, coreBox, "ping", "-n", "-c", "1", "-W", "3", "-I", r.outside.String(), to.String())
+	out, err := l.exec(ctx, coreBox, "ping", "-n", "-c", "1", "-W", "10", "-I", r.outside.String(), to.String())
 	if err != nil {
 		return fmt.Errorf("%s does not answer the core through %s: %s", to, r.name, oneLine([]byte(out), err))
 	}
@@ -294,7 +303,7 @@ func (l *Lab) dialTCP(ctx context.Context, g guest, r router, to netip.Addr) err
 		refused <- err
 	}()
 	defer func() { cancel(); <-refused }()
-	sent, err := atRouter.next(time.Now().Add(3*time.Second), towards(closedPort))
+	sent, err := atRouter.next(time.Now().Add(answerWithin), towards(closedPort))
 	if err != nil {
 		return err
 	}
@@ -308,7 +317,7 @@ func (l *Lab) dialTCP(ctx context.Context, g guest, r router, to netip.Addr) err
 	if said != greeting {
 		return fmt.Errorf("[%s]:%d through %s says %q", to, openPort, r.name, said)
 	}
-	leaked, err := atGuest.seenBefore(3*time.Second, towards(closedPort), towards(openPort))
+	leaked, err := atGuest.seenBefore(answerWithin, towards(closedPort), towards(openPort))
 	if err == nil && leaked {
 		err = fmt.Errorf("a segment to [%s]:%d reached the guest, and no group allows it", to, closedPort)
 	}
@@ -318,7 +327,7 @@ func (l *Lab) dialTCP(ctx context.Context, g guest, r router, to netip.Addr) err
 // connect opens a TCP connection from an address of the core and returns what
 // the other end says.
 func (l *Lab) connect(ctx context.Context, from netip.Addr, to netip.AddrPort) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	var conn net.Conn
 	err := l.in(coreBox, func() (err error) {

@@ -70,7 +70,7 @@ func (l *Lab) unreachable(ctx context.Context, r router, to netip.Addr) (string,
 		return "", err
 	}
 	defer atCore.Close()
-	out, err := l.exec(ctx, coreBox, "ping", "-n", "-c", "1", "-W", "5", "-I", r.outside.String(), to.String())
+	out, err := l.exec(ctx, coreBox, "ping", "-n", "-c", "1", "-W", "10", "-I", r.outside.String(), to.String())
 	if err == nil {
 		return "", fmt.Errorf("%s answers a ping, and nobody holds it: %s", to, out)
 	}
@@ -157,7 +157,7 @@ func (l *Lab) lease(g guest, offer dhcpAnswer) error {
 // routed waits until each router of a guest's pod has the routes to the prefixes
 // that hold is true for, and no other of them.
 func (l *Lab) routed(ctx context.Context, g guest, prefixes []netip.Prefix, hold bool) error {
-	return until(ctx, 10*time.Second, func() error {
+	return until(ctx, answerWithin, func() error {
 		for _, r := range g.pod.routers {
 			has, err := l.ourRoutes(ctx, r)
 			if err != nil {
@@ -262,7 +262,7 @@ func (l *Lab) checkDelete(ctx context.Context) (string, error) {
 // filtered waits until the hypervisor's filter knows, or does not know, a
 // guest's MAC and prefix.
 func (l *Lab) filtered(ctx context.Context, g guest, prefix netip.Prefix, known bool) error {
-	return until(ctx, 10*time.Second, func() error {
+	return until(ctx, answerWithin, func() error {
 		ruleset, err := l.exec(ctx, hypervisor, "nft", "list", "table", "bridge", "sixacre")
 		if err != nil {
 			return err

@@ -123,7 +123,7 @@ func (l *Lab) checkKillServer(ctx context.Context) (string, error) {
 	took := time.Since(began)
 	offered := ""
 	for _, g := range instances {
-		if err := until(ctx, 10*time.Second, func() error {
+		if err := until(ctx, answerWithin, func() error {
 			answer, err := l.askFor(ctx, g, g.name)
 			offered = join(answer.prefixes)
 			return err

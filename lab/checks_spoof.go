@@ -50,7 +50,7 @@ func (l *Lab) dropped(from *wire, all []forged, twin frame, places ...*wire) err
 func onlyTwin(all []forged, twin frame, places ...*wire) error {
 	for _, at := range places {
 		var leaked []string
-		_, err := at.seenBefore(5*time.Second, func(f frame) bool {
+		_, err := at.seenBefore(answerWithin, func(f frame) bool {
 			for _, forgery := range all {
 				if same(f, forgery.frame) {
 					leaked = append(leaked, forgery.what)
@@ -199,7 +199,7 @@ func (l *Lab) checkRogueRA(ctx context.Context) (string, error) {
 		if err := s.wire.send(own.to("", allRouters).routerSolicitation()); err != nil {
 			return "", err
 		}
-		f, err := s.wire.next(time.Now().Add(5*time.Second), func(f frame) bool {
+		f, err := s.wire.next(time.Now().Add(answerWithin), func(f frame) bool {
 			return f.isICMP(icmpRouterAdv) && f.src() == s.router.linkLocal
 		})
 		if err == nil && f == nil {

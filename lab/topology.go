@@ -103,7 +103,7 @@ func newRouter(n, pod int) router {
 }
 
 func newGuest(name string, n int, p *pod, c *client, prefixes int) guest {
-	id := netip.MustParseAddr(fmt.Sprintf("::400:ff:fe00:%d", n)).As16()
+	id := netip.MustParseAddr(fmt.Sprintf("::400:ff:fe00:%x", n)).As16()
 	a := p.link.Addr().As16()
 	copy(a[8:], id[8:])
 	return guest{

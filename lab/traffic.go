@@ -50,7 +50,7 @@ func (l *Lab) startTraffic(g guest, r router, to netip.Addr) (*traffic, error) {
 	go t.echo()
 	go t.receive()
 	go t.send(at)
-	if err := t.await(func() bool { return len(t.back) > 0 }, 5*time.Second); err != nil {
+	if err := t.await(func() bool { return len(t.back) > 0 }, answerWithin); err != nil {
 		t.end()
 		return nil, fmt.Errorf("%s does not answer datagrams through %s: %w", at, r.name, err)
 	}
@@ -142,7 +142,7 @@ func (t *traffic) flows(ctx context.Context) error {
 			}
 		}
 		return ctx.Err() != nil
-	}, 5*time.Second)
+	}, answerWithin)
 }
 
 // finish stops the flow and returns how many datagrams were sent and how many of
