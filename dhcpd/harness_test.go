@@ -128,8 +128,8 @@ func (s *server) count(t *testing.T, name, label string) float64 {
 	return 0
 }
 
-// relay is the other side: a relay that sends from a port of its own (RFC 8357)
-// on behalf of clients.
+// relay is the other side: a relay that sends from a port of its own on behalf
+// of clients.
 type relay struct {
 	t    *testing.T
 	conn *net.UDPConn
@@ -152,7 +152,6 @@ func (r *relay) send(mac sixacre.MAC, m *dhcpv6.Message) {
 		r.t.Fatal(err)
 	}
 	relayed.AddOption(dhcpv6.OptClientLinkLayerAddress(iana.HWTypeEthernet, mac[:]))
-	relayed.AddOption(dhcpv6.OptRelayPort(0))
 	if _, err := r.conn.Write(relayed.ToBytes()); err != nil {
 		r.t.Fatal(err)
 	}

@@ -290,6 +290,43 @@ func TestAnswersFromTheAddressAsked(t *testing.T) {
 	}
 }
 
+// On port 547 an answer goes to port 547 of the relay, from wherever that sent,
+// unless the relay says that it listens where it sends from (RFC 8357).
+func TestAnswersThePortThatRelaysListenOn(t *testing.T) {
+	server, relayAt := netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")
+	inNamespace(t, server, relayAt)
+	s := start(t, "[fd00::1]:547")
+	pod := pod1
+	pod.Relays = []netip.Addr{relayAt}
+	s.Apply(true, put(pod, serverID, instance("i-1", mac1, "2001:db8:4000::/60")), 1)
+	s.Confirm(0, 1)
+	open := func(port uint16) *relay {
+		conn, err := net.DialUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(relayAt, port)), net.UDPAddrFromAddrPort(s.at))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return &relay{t, conn}
+	}
+	listening, sending := open(547), open(0)
+	sending.send(mac1, solicit(t, mac1))
+	if m, _ := listening.receive(); len(prefixes(m)) != 1 {
+		t.Errorf("got %v", m)
+	}
+	relayed, err := dhcpv6.EncapsulateRelay(solicit(t, mac1), dhcpv6.MessageTypeRelayForward, net.ParseIP("2001:db8:100:1::1"), net.ParseIP("fe80::1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	relayed.AddOption(dhcpv6.OptClientLinkLayerAddress(iana.HWTypeEthernet, mac1[:]))
+	relayed.AddOption(dhcpv6.OptRelayPort(0))
+	if _, err := sending.conn.Write(relayed.ToBytes()); err != nil {
+		t.Fatal(err)
+	}
+	if m, _ := sending.receive(); len(prefixes(m)) != 1 {
+		t.Errorf("got %v", m)
+	}
+}
+
 func TestNothingIsAllocated(t *testing.T) {
 	s := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), Uptime)
 	s.Apply(true, put(pod1, serverID, instance("i-1", mac1, "2001:db8:4000::/60")), 1)

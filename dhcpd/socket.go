@@ -64,6 +64,10 @@ func (s *Server) Serve(ctx context.Context, k *Socket) error {
 	var q query
 	in, out := make([]byte, 1<<16), make([]byte, 0, 1<<16)
 	control := make([]byte, unix.CmsgSpace(unix.SizeofInet6Pktinfo))
+	// On a port of its own a server is asked only by who was told of it: what
+	// RFC 9915 section 7.2 says of ports does not bind such a relay, and the port
+	// that it sends from is the only one known of it.
+	standard := k.Addr().Port() == dhcp6.ServerPort
 	for {
 		n, controlLen, _, source, err := k.conn.ReadMsgUDPAddrPort(in, control)
 		if err != nil {
@@ -76,7 +80,10 @@ func (s *Server) Serve(ctx context.Context, k *Socket) error {
 		if reply == nil {
 			continue
 		}
-		to := netip.AddrPortFrom(source.Addr(), q.ReplyPort(source.Port()))
+		to := source
+		if standard {
+			to = netip.AddrPortFrom(source.Addr(), q.ReplyPort(source.Port()))
+		}
 		if _, _, err := k.conn.WriteMsgUDPAddrPort(reply, replyFrom(control[:controlLen]), to); err != nil {
 			s.counts.sendErrors.Inc()
 			if suppressed, ok := s.counts.errorLogs.take(); ok {
