@@ -301,7 +301,7 @@ func TestAnswersThePortThatRelaysListenOn(t *testing.T) {
 	s.Apply(true, put(pod, serverID, instance("i-1", mac1, "2001:db8:4000::/60")), 1)
 	s.Confirm(0, 1)
 	open := func(port uint16) *relay {
-		conn, err := net.DialUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(relayAt, port)), net.UDPAddrFromAddrPort(s.at))
+		conn, err := net.DialUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(relayAt, port)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(server, 547)))
 		if err != nil {
 			t.Fatal(err)
 		}
