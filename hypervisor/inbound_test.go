@@ -196,6 +196,7 @@ func TestFragments(t *testing.T) {
 		{"RA with its type in the tail", false, "guest1", "wire", packet{srcMAC: mac1, src: ll1, dst: "ff02::1", hops: 255, next: icmp6,
 			ext: []byte{icmp6, 0, 1, 4, 0, 0, 0, 0}, extNext: destOpts, payload: icmp(134, 0, "40000708 00000000 00000000")}, 8},
 		{"NA", false, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: "ff02::1", hops: 255, next: icmp6, payload: na(own1, mac1)}, 16},
+		{"MLD report", false, "guest1", "wire", packet{srcMAC: mac1, src: ll1, dst: "ff02::16", hops: 1, next: icmp6, payload: icmp(143, 0, "00000001 04000000"+addressHex("ff02::1:ff00:1"))}, 8},
 		{"echo", true, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: icmp6, payload: append(icmp(128, 0, "00010001"), long...)}, 600},
 		{"echo from the wire", true, "wire", "guest1", toGuest1(outside, own1, 64, icmp6, append(icmp(128, 0, "00010001"), long...)), 600},
 		{"udp by a rule", true, "wire", "guest1", toGuest1(outside, own1, 64, udp, udpTo(5000, 1000, long...)), 600},

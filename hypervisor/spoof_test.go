@@ -97,6 +97,8 @@ func TestFromTap(t *testing.T) {
 			ext: []byte{icmp6, 0, 5, 2, 0, 0, 1, 0}, extNext: hopByHop, payload: icmp(143, 0, "00000001 04000000"+addressHex("ff02::1:ff00:1"))}},
 
 		{"NS", true, packet{src: ll1, dst: "ff02::1:ff00:fe", hops: 255, next: icmp6, payload: ns(router, mac1)}},
+		{"NS without its MAC (unicast)", true, packet{src: ll1, dst: router, hops: 255, next: icmp6, payload: ns(router, nil)}},
+		{"NS without its MAC and with hop limit 64", false, packet{src: ll1, dst: router, hops: 64, next: icmp6, payload: ns(router, nil)}},
 		{"NS with another's MAC", false, packet{src: ll1, dst: "ff02::1:ff00:fe", hops: 255, next: icmp6, payload: ns(router, mac2)}},
 		{"NS with hop limit 64", false, packet{src: ll1, dst: "ff02::1:ff00:fe", hops: 64, next: icmp6, payload: ns(router, mac1)}},
 		{"NA for its address", true, packet{src: own1, dst: "ff02::1", hops: 255, next: icmp6, payload: na(own1, mac1)}},
@@ -106,6 +108,8 @@ func TestFromTap(t *testing.T) {
 		{"NA with another's MAC", false, packet{src: own1, dst: "ff02::1", hops: 255, next: icmp6, payload: na(own1, mac2)}},
 		{"NA with hop limit 64", false, packet{src: own1, dst: "ff02::1", hops: 64, next: icmp6, payload: na(own1, mac1)}},
 		{"RS", true, packet{src: ll1, dst: "ff02::2", hops: 255, next: icmp6, payload: icmp(133, 0, "00000000 0101 060000000001")}},
+		{"RS without its MAC", true, packet{src: ll1, dst: "ff02::2", hops: 255, next: icmp6, payload: icmp(133, 0, "00000000")}},
+		{"RS without its MAC and with hop limit 64", false, packet{src: ll1, dst: "ff02::2", hops: 64, next: icmp6, payload: icmp(133, 0, "00000000")}},
 		{"RS with another's MAC", false, packet{src: ll1, dst: "ff02::2", hops: 255, next: icmp6, payload: icmp(133, 0, "00000000 0101 060000000002")}},
 		{"RA", false, packet{src: ll1, dst: "ff02::1", hops: 255, next: icmp6, payload: icmp(134, 0, "40000708 00000000 00000000")}},
 		{"RA behind a destination option", false, packet{src: ll1, dst: "ff02::1", hops: 255, next: icmp6,
