@@ -57,6 +57,9 @@ prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
 			if err != nil {
 				return usageError(err.Error())
 			}
+			if os.Geteuid() != 0 {
+				return sixacre.Errorf(sixacre.Denied, "the agent needs root: it asks the kernel what its filter can do, and changes it")
+			}
 			mode, err := nft.Probe(cmd.Context())
 			if err != nil {
 				return err
@@ -84,9 +87,6 @@ prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
 			}
 			kernel := &nft.Kernel{}
 			agent.Firewall = kernel
-			if os.Geteuid() != 0 {
-				return sixacre.Errorf(sixacre.Denied, "the agent changes the kernel's filter: run it as root, or with --dry-run to see the ruleset")
-			}
 			agent.Log.Info("filtering", "connections", mode.String(), "taps", a.taps)
 			obstacles, err := nft.Obstacles()
 			if err != nil {
