@@ -185,8 +185,9 @@ func operations(s *Server, api huma.API) {
 
 	handle(api, "GET", "/v1/whois", "Say who holds an address, a prefix or a MAC", func(ctx context.Context, in *struct {
 		Query string `query:"q" required:"true" doc:"Address, prefix or MAC"`
-	}) (*body[[]control.Holder], error) {
-		return show(c.Whois(ctx, in.Query))
+		Pod   string `query:"pod" doc:"Look in this pod only: a MAC may have a holder in each"`
+	}) (*body[control.Holder], error) {
+		return show(c.Whois(ctx, in.Query, in.Pod))
 	})
 	handle(api, "GET", "/v1/watch", "Follow what concerns a host or a pod: a stream of views as NDJSON, the first complete, the others changes to it",
 		s.watch, sixacre.RoleHost, sixacre.RoleRouter)

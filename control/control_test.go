@@ -319,8 +319,8 @@ func TestRefusals(t *testing.T) {
 			_, err := r.AddRule(ctx, "web", sixacre.Rule{Direction: sixacre.In, Protocol: sixacre.TCP, Remote: sixacre.Remote{Group: "g9"}})
 			return err
 		}, sixacre.NotFound, "g9"},
-		"whois nobody": {func() error { _, err := r.Whois(ctx, "2001:db8:4002::1"); return err }, sixacre.NotFound, "2001:db8:4002::1"},
-		"whois what":   {func() error { _, err := r.Whois(ctx, "me"); return err }, sixacre.Invalid, `"me"`},
+		"whois nobody": {func() error { _, err := r.Whois(ctx, "2001:db8:4002::1", ""); return err }, sixacre.NotFound, "2001:db8:4002::1"},
+		"whois what":   {func() error { _, err := r.Whois(ctx, "me", ""); return err }, sixacre.Invalid, `"me"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := r.revision()
@@ -559,7 +559,7 @@ func TestAddAndReleasePrefix(t *testing.T) {
 		t.Fatalf("instance %+v, %v", i, err)
 	}
 	for _, query := range []string{added.Prefix.String(), added.Prefix.Addr().Next().String(), "06:00:00:00:00:01", i.NICs[0].Address.String()} {
-		if h, err := r.Whois(ctx, query); err != nil || len(h) != 1 || h[0].Instance != "i-1" {
+		if h, err := r.Whois(ctx, query, ""); err != nil || h.Instance != "i-1" {
 			t.Errorf("Whois(%s) = %+v, %v", query, h, err)
 		}
 	}
@@ -569,7 +569,7 @@ func TestAddAndReleasePrefix(t *testing.T) {
 	if i, err := r.Instance(ctx, "i-1"); err != nil || len(i.NICs[0].Prefixes) != 0 {
 		t.Errorf("after the release: %+v, %v", i, err)
 	}
-	if h, err := r.Whois(ctx, added.Prefix.String()); err != nil || h[0].State != sixacre.Quarantined {
+	if h, err := r.Whois(ctx, added.Prefix.String(), "pod2"); err != nil || h.State != sixacre.Quarantined {
 		t.Errorf("Whois of a released prefix = %+v, %v; want its last holder, in quarantine", h, err)
 	}
 	if err := r.ReleasePrefix(ctx, added.Prefix); sixacre.CodeOf(err) != sixacre.Conflict {

@@ -20,44 +20,50 @@ type Holder struct {
 }
 
 // Whois returns who holds an address, a prefix or a MAC. A MAC may have a holder
-// in each pod; nobody at all is an error.
-func (c *Control) Whois(ctx context.Context, query string) ([]Holder, error) {
-	a := &attempt{Control: c, ctx: ctx}
+// in each pod: then pod says which is meant; it is empty for whichever.
+func (c *Control) Whois(ctx context.Context, query, pod string) (Holder, error) {
+	mac, notMAC := sixacre.ParseMAC(query)
+	var asked netip.Prefix
+	if notMAC != nil {
+		var err error
+		if asked, err = parseAddressOrPrefix(query); err != nil {
+			return Holder{}, err
+		}
+	}
 	pods, err := c.Pods(ctx)
 	if err != nil {
-		return nil, err
+		return Holder{}, err
 	}
-	var holders []Holder
-	if mac, err := sixacre.ParseMAC(query); err == nil {
-		for _, p := range pods {
-			claim, found, err := read[sixacre.Claim](a, sixacre.MACClaim(p.Name, mac))
-			if err != nil {
-				return nil, err
-			}
-			if found {
-				holders = append(holders, Holder{Query: query, Instance: claim.Instance, MAC: mac, Pod: p.Name})
-			}
+	a := &attempt{Control: c, ctx: ctx}
+	var holder Holder
+	for _, p := range pods {
+		if pod != "" && p.Name != pod {
+			continue
 		}
-	} else {
-		asked, err := parseAddressOrPrefix(query)
-		if err != nil {
-			return nil, err
+		h, err := Holder{}, error(nil)
+		if notMAC == nil {
+			var claim sixacre.Claim
+			claim, _, err = read[sixacre.Claim](a, sixacre.MACClaim(p.Name, mac))
+			h = Holder{Instance: claim.Instance, MAC: mac, Pod: p.Name}
+		} else {
+			h, err = a.whois(p, asked)
 		}
-		for _, p := range pods {
-			h, err := a.whois(p, asked)
-			if err != nil {
-				return nil, err
-			}
-			if h.Instance != "" {
-				h.Query = query
-				holders = append(holders, h)
-			}
+		switch {
+		case err != nil:
+			return Holder{}, err
+		case h.Instance == "":
+		case holder.Instance != "":
+			return Holder{}, sixacre.Errorf(sixacre.Conflict, "mac %s is that of instance %s in pod %s, of instance %s in pod %s, …: say which pod",
+				mac, holder.Instance, holder.Pod, h.Instance, h.Pod)
+		default:
+			holder = h
 		}
 	}
-	if len(holders) == 0 {
-		return nil, sixacre.Errorf(sixacre.NotFound, "%s is nobody's", query)
+	if holder.Instance == "" {
+		return Holder{}, sixacre.Errorf(sixacre.NotFound, "%s is nobody's", query)
 	}
-	return holders, nil
+	holder.Query = query
+	return holder, nil
 }
 
 // whois looks in one pod for the holder of a prefix, or of the address that a

@@ -1,12 +1,9 @@
 package main
 
 import (
-	"net/url"
-
 	"github.com/spf13/cobra"
 
 	"github.com/sixacre/sixacre"
-	"github.com/sixacre/sixacre/control"
 )
 
 func peerCommand() *cobra.Command {
@@ -48,25 +45,4 @@ func peerCreate() *cobra.Command {
 		c.MarkFlagRequired(name)
 	}
 	return outputFlag(c)
-}
-
-func whoisCommand() *cobra.Command {
-	return clientFlags(outputFlag(&cobra.Command{
-		Use:   "whois ADDRESS|PREFIX|MAC",
-		Short: "Say who holds an address, a prefix or a MAC",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			holders, err := call[[]control.Holder](c, "GET", "/v1/whois?q="+url.QueryEscape(args[0]), nil)
-			if err != nil {
-				return err
-			}
-			return show(c, holders, "INSTANCE POD MAC PREFIX STATE", each(func(h control.Holder) []row {
-				prefix := ""
-				if h.Prefix.IsValid() {
-					prefix = h.Prefix.String()
-				}
-				return []row{{h.Instance, h.Pod, h.MAC, prefix, h.State}}
-			}))
-		},
-	}))
 }
