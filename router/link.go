@@ -104,7 +104,7 @@ func (f *frames) receive(ctx context.Context, b []byte) (packet, sixacre.MAC, er
 			return packet{}, sixacre.MAC{}, err
 		}
 		sa, ok := from.(*unix.SockaddrLinklayer)
-		if !ok || sa.Pkttype == unix.PACKET_OUTGOING {
+		if !ok || sa.Pkttype == unix.PACKET_OUTGOING || sa.Pkttype == unix.PACKET_OTHERHOST {
 			continue
 		}
 		if sa.Halen != 6 {

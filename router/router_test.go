@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"bytes"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -14,10 +15,12 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/router"
 )
 
 var viaGuest = "166 via " + guestLL.String()
@@ -71,7 +74,7 @@ func TestOnlyClientsAreRelayed(t *testing.T) {
 		return
 	}
 	p := newPicture(t)
-	p.start(t, p.alone)
+	r, _ := p.start(t, p.alone)
 	inner := message(dhcpv6.MessageTypeSolicit)
 	forged, err := dhcpv6.EncapsulateRelay(inner, dhcpv6.MessageTypeRelayForward, linkAddr.AsSlice(), guestLL.AsSlice())
 	ok(t, err)
@@ -98,6 +101,29 @@ func TestOnlyClientsAreRelayed(t *testing.T) {
 	if got := p.relayed(t).Options.RelayMessage(); !bytes.Equal(got.ToBytes(), last.ToBytes()) {
 		t.Errorf("relayed %s", got.Summary())
 	}
+	counted := dropped(t, r)
+	if want := (map[string]float64{"not-client": 6, "not-dhcp": 1}); !maps.Equal(counted, want) {
+		t.Errorf("counted %v, want %v", counted, want)
+	}
+}
+
+// dropped returns the counters of what went no further, by reason.
+func dropped(t *testing.T, r *router.Router) map[string]float64 {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(r.Collectors()...)
+	families, err := registry.Gather()
+	ok(t, err)
+	out := map[string]float64{}
+	for _, f := range families {
+		if f.GetName() != "sixacre_router_dropped_total" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			out[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+		}
+	}
+	return out
 }
 
 func TestRouteFollowsReplies(t *testing.T) {
