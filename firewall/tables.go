@@ -140,8 +140,8 @@ func (rs Ruleset) portSets() []set {
 	for _, n := range rs.nics {
 		ports.add("%q : goto guard", n.device)
 		taps.add("%q", n.device)
-		inbound.add("%q : goto to_%s", n.device, n.device)
-		outbound.add("%q : goto from_%s", n.device, n.device)
+		inbound.add("%q : goto to.%s", n.device, n.device)
+		outbound.add("%q : goto from.%s", n.device, n.device)
 		macs.add("%q . %s", n.device, n.mac)
 	}
 	return []set{ports, taps, inbound, outbound, macs}
@@ -233,14 +233,15 @@ func (rs Ruleset) conntrackedSets() []set {
 	return []set{tracked, zones}
 }
 
-// chains are what a new connection to or from the NIC goes through.
+// chains are what a new connection to or from the NIC goes through. The dot
+// keeps their names apart from the static ones, whatever the tap is called.
 func (n nic) chains() []chain {
-	to := chain{name: "to_" + n.device, rules: []string{"jump to_guest"}}
+	to := chain{name: "to." + n.device, rules: []string{"jump to_guest"}}
 	for _, g := range n.in {
 		to.add("jump %s", groupChain(g, sixacre.In))
 	}
 	to.add("counter drop comment \"no rule lets it in\"")
-	from := chain{name: "from_" + n.device, rules: []string{"jump from_guest"}}
+	from := chain{name: "from." + n.device, rules: []string{"jump from_guest"}}
 	for _, g := range n.out {
 		from.add("jump %s", groupChain(g, sixacre.Out))
 	}

@@ -21,6 +21,11 @@ func TestUnprogrammedTap(t *testing.T) {
 	one := packet{srcMAC: mac1, src: own1, dst: outside, next: udp, payload: udpTo(5000, 6000, 'x')}.frame()
 	closed := func(when, guest string) {
 		t.Helper()
+		// An answer on an established connection, too.
+		h.ends["wire"].send(toGuest1(outside, own1, 64, udp, udpTo(53, 4001, 'a')).frame())
+		if guest != "guest1" {
+			h.drain()
+		}
 		h.ends[guest].send(one)
 		h.ends[guest].send(marker(guest)) // ARP
 		h.ends["wire"].send(packet{srcMAC: macWire, src: router, dst: "ff02::1", hops: 255, next: icmp6, payload: icmp(134, 0, "40000708 00000000 00000000")}.frame())
@@ -40,6 +45,7 @@ func TestUnprogrammedTap(t *testing.T) {
 	if !h.passes("guest1", "wire", one) {
 		t.Error("guest1 is programmed and cannot send")
 	}
+	h.deliver([]delivery{{"asking", true, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: udp, payload: udpTo(4001, 53, 'q')}}})
 	h.drain()
 	closed("no NIC", "guest3")
 

@@ -128,7 +128,7 @@ func TestDriftIsSeen(t *testing.T) {
 		"delete table ip6 sixacre_ct",
 		"flush chain bridge sixacre guard",
 		"add rule bridge sixacre prerouting accept",
-		"insert rule bridge sixacre to_tapa accept",
+		"insert rule bridge sixacre to.tapa accept",
 		"flush map bridge sixacre ports",
 		`delete element bridge sixacre macs { "tapa" . 06:00:00:00:00:00 }`,
 		`add element bridge sixacre macs { "tapa" . 06:00:00:00:00:07 }`,
