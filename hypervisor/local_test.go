@@ -72,4 +72,30 @@ func TestHostItself(t *testing.T) {
 	if strings.Join(got, ", ") != "by a rule, the answer" {
 		t.Errorf("the guest received %q", got)
 	}
+
+	// A closed tap gets nothing from the host either.
+	h.drain()
+	_, err = open.WriteToUDPAddrPort([]byte("x"), netip.MustParseAddrPort("[2001:db8:100:1::77]:9"))
+	must(t, err) // the host asks everybody by ND
+	if h.ends["wire"].receive(time.Second) == nil {
+		t.Error("the wire received no NS from the host")
+	}
+	if h.ends["guest3"].receive(50*time.Millisecond) != nil {
+		t.Error("guest3's tap is closed, and received NS from the host")
+	}
+
+	// IPv4 is not ours to filter, but a closed tap gets none.
+	sh(t, `ip addr add 192.0.2.1/24 dev br0`)
+	h.drain()
+	four, err := net.Dial("udp4", "192.0.2.9:9")
+	must(t, err)
+	defer four.Close()
+	_, err = four.Write([]byte("x")) // the host asks everybody by ARP
+	must(t, err)
+	if h.ends["guest1"].receive(time.Second) == nil {
+		t.Error("guest1 received no ARP from the host")
+	}
+	if h.ends["guest3"].receive(50*time.Millisecond) != nil {
+		t.Error("guest3's tap is closed, and received ARP from the host")
+	}
 }
