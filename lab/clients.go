@@ -21,6 +21,9 @@ type client struct {
 	files map[string]string // its configuration, below /run
 	shell string            // what else to prepare before it starts
 	args  []string
+	// first says that it starts before the NIC is up, as on a machine that
+	// leaves all of its network to it.
+	first bool
 	// release makes it give up its leases and end: a signal, or a command.
 	release     unix.Signal
 	releaseArgs []string
@@ -99,6 +102,7 @@ mkdir -p /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/l
 chown -R systemd-network /run/systemd/netif /var/lib/systemd/network
 export SYSTEMD_LOG_TARGET=console SYSTEMD_LOG_LEVEL=debug`,
 		args:    []string{networkd},
+		first:   true,
 		release: unix.SIGTERM,
 	}
 )

@@ -26,6 +26,15 @@ func (l *Lab) startGuests(ctx context.Context) error {
 		if err := l.sysctl(g.name, map[string]string{"ipv6/conf/" + inner + "/accept_dad": "0"}); err != nil {
 			return err
 		}
+		if g.name == scratch.name {
+			// It boots in many checks, and nobody is there to have its address.
+			if err := l.sysctl(g.name, map[string]string{"ipv6/conf/eth0/accept_dad": "0"}); err != nil {
+				return err
+			}
+		}
+		if g.client != nil && g.client.first {
+			continue
+		}
 		if err := l.ip(ctx, g.name, "link set eth0 up\n"); err != nil {
 			return err
 		}
@@ -34,9 +43,11 @@ func (l *Lab) startGuests(ctx context.Context) error {
 		if err := l.prepareClient(g); err != nil {
 			return err
 		}
-		// No client waits for duplicate address detection by itself.
-		if err := until(ctx, 10*time.Second, func() error { return l.hasAddress(g, g.linkLocal()) }); err != nil {
-			return err
+		// The others do not wait for duplicate address detection by themselves.
+		if !g.client.first {
+			if err := until(ctx, 10*time.Second, func() error { return l.hasAddress(g, g.linkLocal()) }); err != nil {
+				return err
+			}
 		}
 		if err := l.startClient(g); err != nil {
 			return err

@@ -57,6 +57,14 @@ func (l *Lab) restart(name string) error {
 	return l.start(name, p.Box, p.Args[0], p.Args[1:]...)
 }
 
+// forget leaves a process that was meant to end out of the account.
+func (l *Lab) forget(name string) {
+	delete(l.state.Processes, name)
+	if err := l.save(); err != nil {
+		l.sayf("%v", err)
+	}
+}
+
 // alive reports whether the process runs.
 func (l *Lab) alive(name string) bool {
 	p, ok := l.state.Processes[name]
@@ -67,7 +75,7 @@ func (l *Lab) alive(name string) bool {
 	return err == nil && started == p.Start
 }
 
-// signal sends a signal to a process of the lab and returns when the process has
+// end sends a signal to a process of the lab and returns when the process has
 // ended, or after the limit with an error.
 func (l *Lab) end(name string, sig unix.Signal, limit time.Duration) error {
 	p, ok := l.state.Processes[name]
