@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -23,13 +22,11 @@ const (
 
 // ICMPv6 types (RFC 4443, RFC 4861).
 const (
-	icmpUnreachable  = 1
-	icmpTimeExceeded = 3
-	icmpEchoRequest  = 128
-	icmpEchoReply    = 129
-	icmpRouterSol    = 133
-	icmpRouterAdv    = 134
-	icmpNeighborAdv  = 136
+	icmpUnreachable = 1
+	icmpEchoRequest = 128
+	icmpRouterSol   = 133
+	icmpRouterAdv   = 134
+	icmpNeighborAdv = 136
 )
 
 // valid reports whether it is IPv6 without extension headers, long enough for
@@ -39,7 +36,6 @@ func (f frame) valid() bool {
 		len(f) >= ethernetSize+ipv6Size+int(binary.BigEndian.Uint16(f[18:]))
 }
 
-func (f frame) etherSrc() net.HardwareAddr { return net.HardwareAddr(f[6:12]) }
 func (f frame) proto() int                 { return int(f[20]) }
 func (f frame) src() netip.Addr            { return netip.AddrFrom16([16]byte(f[22:38])) }
 func (f frame) dst() netip.Addr            { return netip.AddrFrom16([16]byte(f[38:54])) }
@@ -64,8 +60,6 @@ func (f frame) isUDP(src, dst uint16) bool {
 	s, d := f.ports()
 	return s == src && d == dst
 }
-
-func (f frame) contains(token []byte) bool { return bytes.Contains(f.payload(), token) }
 
 // ip6 is one end to the other: where a frame claims to come from and where it
 // goes.

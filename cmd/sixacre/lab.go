@@ -23,16 +23,6 @@ func labCommand() *cobra.Command {
 		return lab.New(name, dir, binary, os.Stdout)
 	}
 
-	c := &cobra.Command{
-		Use:   "lab",
-		Short: "The whole picture on this machine, in network namespaces",
-		Long: `The lab is a core network, three routers, a server, a hypervisor and five
-instances with real DHCPv6 clients, each in a network namespace of this machine,
-and two guests that nobody registered. It takes root, and touches nothing else.`,
-	}
-	c.PersistentFlags().StringVar(&name, "name", "lab", "first part of the namespaces' names; another name is another lab")
-	c.PersistentFlags().StringVar(&dir, "dir", "", "directory of the lab's state (default /run/sixacre-NAME)")
-
 	var keep bool
 	up := &cobra.Command{
 		Use:   "up",
@@ -71,7 +61,7 @@ run, in the order of --list. The status is 1 if any fails.`,
 			return l.Check(c.Context(), run, names)
 		},
 	}
-	check.Flags().StringVar(&run, "run", "", "run the checks whose name matches the regular expression")
+	check.Flags().StringVar(&run, "run", "", "run the checks whose name matches the regular `expression`")
 	check.Flags().BoolVar(&list, "list", false, "list the checks instead of running them")
 
 	down := &cobra.Command{
@@ -103,6 +93,12 @@ run, in the order of --list. The status is 1 if any fails.`,
 			return errors.Join(checked, l.Down(c.Context()))
 		},
 	}
-	c.AddCommand(up, check, down, demo)
+
+	c := group("lab", "The whole picture on this machine, in network namespaces", up, check, down, demo)
+	c.Long = `The lab is a core network, three routers, a server, a hypervisor and five
+instances with real DHCPv6 clients, each in a network namespace of this machine,
+and two guests that nobody registered. It takes root, and touches nothing else.`
+	c.PersistentFlags().StringVar(&name, "name", "lab", "first part of the namespaces' names; another `name` is another lab")
+	c.PersistentFlags().StringVar(&dir, "dir", "", "`directory` of the lab's state (default /run/sixacre-NAME)")
 	return c
 }
