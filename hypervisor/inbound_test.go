@@ -221,3 +221,35 @@ func TestFragments(t *testing.T) {
 		}
 	}
 }
+
+// TestAllAllowed: a group that allows everything from everybody opens nothing
+// that is not for guests at all.
+func TestAllAllowed(t *testing.T) {
+	h := newHost(t, filterAlone{})
+	h.follow(sixacre.View{
+		Instances: []sixacre.Instance{instance(1, "all")},
+		Groups:    []sixacre.Group{groupOf(t, "all", "in any")},
+	})
+	wire := func(name string, pass bool, src, dst string, hops, next byte, payload []byte) delivery {
+		return delivery{name, pass, "wire", "guest1", toGuest1(src, dst, hops, next, payload)}
+	}
+	typeZero := toGuest1(outside, own1, 64, udp, udpTo(5001, 6001, 'x'))
+	typeZero.ext, typeZero.extNext = append([]byte{udp, 2, 0, 1, 0, 0, 0, 0}, make([]byte, 16)...), routing
+	h.deliver([]delivery{
+		wire("tcp", true, outside, own1, 64, tcp, tcpTo(5000, 22, syn, 1, 0)),
+		wire("tcp of no connection", false, outside, own1, 64, tcp, tcpTo(5001, 23, synAck, 1, 9)),
+		wire("udp", true, outside, prefix1, 64, udp, udpTo(5000, 6000, 'x')),
+		{"udp with routing header type 0", false, "wire", "guest1", typeZero},
+		wire("udp from link-local", false, router, own1, 64, udp, udpTo(5002, 6000, 'x')),
+		wire("udp to link-local", false, outside, ll1, 64, udp, udpTo(5003, 6000, 'x')),
+		wire("udp to a multicast group", false, outside, "ff05::1:3", 64, udp, udpTo(5004, 6000, 'x')),
+		wire("another's DHCPv6 solicit", false, "fe80::77", "ff02::1:2", 1, udp, udpTo(546, 547, 1, 1, 2, 3)),
+		wire("an unassigned ICMPv6 type", true, outside, own1, 64, icmp6, icmp(200, 0, "00000000")),
+		wire("redirect", false, router, own1, 255, icmp6, icmp(137, 0, "00000000"+addressHex(router)+addressHex(outside))),
+		wire("router renumbering", false, outside, own1, 64, icmp6, icmp(138, 0, "00000000")),
+		wire("multicast router advertisement", false, outside, own1, 64, icmp6, icmp(151, 0, "00000000")),
+		wire("RA from off the link", false, router, "ff02::1", 64, icmp6, icmp(134, 0, "40000708 00000000 00000000")),
+		{"tcp of no connection, outwards", false, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: tcp, payload: tcpTo(5001, 23, synAck, 1, 9)}},
+		{"tcp, outwards", true, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: tcp, payload: tcpTo(5001, 23, syn, 1, 0)}},
+	})
+}
