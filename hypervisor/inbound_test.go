@@ -246,6 +246,8 @@ func TestAllAllowed(t *testing.T) {
 		wire("another's DHCPv6 solicit", false, "fe80::77", "ff02::1:2", 1, udp, udpTo(546, 547, 1, 1, 2, 3)),
 		wire("an unassigned ICMPv6 type", true, outside, own1, 64, icmp6, icmp(200, 0, "00000000")),
 		wire("redirect", false, router, own1, 255, icmp6, icmp(137, 0, "00000000"+addressHex(router)+addressHex(outside))),
+		wire("NA from off the link", false, outside, own1, 64, icmp6, na(outside, macWire)),
+		wire("error about another's packet", false, outside, own1, 64, icmp6, icmp(1, 4, "00000000 60000000 0008 11 40"+addressHex(own2)+addressHex(outside)+"1388 1770 0008 0000")),
 		wire("router renumbering", false, outside, own1, 64, icmp6, icmp(138, 0, "00000000")),
 		wire("multicast router advertisement", false, outside, own1, 64, icmp6, icmp(151, 0, "00000000")),
 		wire("RA from off the link", false, router, "ff02::1", 64, icmp6, icmp(134, 0, "40000708 00000000 00000000")),
