@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -59,7 +60,7 @@ func (l *Lab) Check(ctx context.Context, match string, names []string) error {
 		result := "ok  "
 		if err != nil {
 			failed++
-			result, seen = "FAIL", err.Error()
+			result, seen = "FAIL", strings.ReplaceAll(err.Error(), "\n", "; ")
 		}
 		fmt.Fprintf(l.out, "%s %-22s %s\n", result, c.name, seen)
 	}

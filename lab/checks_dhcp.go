@@ -235,7 +235,7 @@ func (l *Lab) unanswered(ctx context.Context, id uint32, send func() error) (arr
 	if err := until(ctx, answerWithin, func() error {
 		now, err := l.silences(ctx)
 		if err == nil && now < silences+arrived {
-			err = fmt.Errorf("the server got %d of them and counted %d silences", arrived, now-silences)
+			err = fmt.Errorf("the server got %d of them and kept silent %d times, so it answered the rest", arrived, now-silences)
 		}
 		return err
 	}); err != nil {

@@ -36,9 +36,9 @@ func (f frame) valid() bool {
 		len(f) >= ethernetSize+ipv6Size+int(binary.BigEndian.Uint16(f[18:]))
 }
 
-func (f frame) proto() int                 { return int(f[20]) }
-func (f frame) src() netip.Addr            { return netip.AddrFrom16([16]byte(f[22:38])) }
-func (f frame) dst() netip.Addr            { return netip.AddrFrom16([16]byte(f[38:54])) }
+func (f frame) proto() int      { return int(f[20]) }
+func (f frame) src() netip.Addr { return netip.AddrFrom16([16]byte(f[22:38])) }
+func (f frame) dst() netip.Addr { return netip.AddrFrom16([16]byte(f[38:54])) }
 
 // payload is what follows the IPv6 header.
 func (f frame) payload() []byte {
