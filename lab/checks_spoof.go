@@ -90,18 +90,18 @@ func (g guest) self(address netip.Addr) ip6 { return ip6{srcMAC: g.mac, src: add
 // spoofer is i-1 with its wire, i-2 as its victim, and where the frames that are
 // let through arrive.
 type spoofer struct {
-	guest, victim   guest
-	nic, victimNIC  nicRecord
-	wire            *wire
-	router          router
-	atRouter        *wire
-	atVictim        *wire
-	inner, theirs   netip.Addr // an address of its prefix, and of the victim's
-	routerMAC, none string
+	guest, victim     guest
+	nic, victimNIC    nicRecord
+	wire              *wire
+	router            router
+	atRouter          *wire
+	atVictim          *wire
+	inner, theirs     netip.Addr // an address of its prefix, and of the victim's
+	routerMAC, nobody string
 }
 
 func (l *Lab) spoofer(ctx context.Context) (s *spoofer, err error) {
-	s = &spoofer{guest: guestNamed("i-1"), victim: guestNamed("i-2"), router: pod1.routers[0], none: "06:00:00:00:00:99"}
+	s = &spoofer{guest: guestNamed("i-1"), victim: guestNamed("i-2"), router: pod1.routers[0], nobody: "06:00:00:00:00:99"}
 	s.routerMAC = s.router.mac
 	if s.nic, err = l.nic(ctx, s.guest.name); err != nil {
 		return nil, err
@@ -154,12 +154,12 @@ func (l *Lab) checkSpoofedMAC(ctx context.Context) (string, error) {
 	return l.withSpoofer(ctx, func(s *spoofer) (string, error) {
 		own := s.guest.self(s.nic.Address)
 		other, theirs := own, s.victim.self(s.victimNIC.Address)
-		other.srcMAC = s.none
+		other.srcMAC = s.nobody
 		err := l.dropped(s.wire, []forged{
-			{"an echo request from MAC " + s.none, s.toRouter(other).echo(token())},
+			{"an echo request from MAC " + s.nobody, s.toRouter(other).echo(token())},
 			{"an echo request as " + s.victim.name + " altogether", s.toRouter(theirs).echo(token())},
 		}, s.toRouter(own).echo(token()), s.atRouter)
-		return fmt.Sprintf("from %s and from %s's %s dropped; from the own %s seen at %s", s.none, s.victim.name, s.victim.mac, s.guest.mac, s.router.name), err
+		return fmt.Sprintf("from %s and from %s's %s dropped; from the own %s seen at %s", s.nobody, s.victim.name, s.victim.mac, s.guest.mac, s.router.name), err
 	})
 }
 

@@ -32,6 +32,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -153,10 +154,16 @@ var programs = map[string]string{
 }
 
 func (l *Lab) requirePrograms() error {
+	var missing, packages []string
 	for program, pkg := range programs {
 		if _, err := exec.LookPath(program); err != nil {
-			return fmt.Errorf("the lab runs %s, which is not installed: apt-get install %s", program, pkg)
+			missing, packages = append(missing, program), append(packages, pkg)
 		}
+	}
+	if missing != nil {
+		slices.Sort(missing)
+		slices.Sort(packages)
+		return fmt.Errorf("the lab runs %s, not installed here: apt-get install %s", strings.Join(missing, ", "), strings.Join(packages, " "))
 	}
 	return nil
 }

@@ -67,7 +67,10 @@ run, in the order of --list. The status is 1 if any fails.`,
 	down := &cobra.Command{
 		Use:   "down",
 		Short: "Remove the lab, also one that crashed",
-		Args:  cobra.NoArgs,
+		Long: `Remove the lab's namespaces and its directory, and end every process in the
+namespaces, a shell that was left open there too. A lab whose 'up' or 'check' was
+killed is removed the same.`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			l, err := open()
 			if err != nil {
