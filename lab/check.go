@@ -66,7 +66,7 @@ func (l *Lab) Check(ctx context.Context, match string, names []string) error {
 	}
 	took := time.Since(began).Seconds()
 	if failed > 0 {
-		return fmt.Errorf("%d of %d checks failed in %.1f s", failed, len(chosen), took)
+		return fmt.Errorf("%d of %d checks failed in %.1f s; logs are in %s", failed, len(chosen), took, l.logDir())
 	}
 	l.sayf("all %d checks passed in %.1f s", len(chosen), took)
 	return nil

@@ -88,7 +88,10 @@ func (l *Lab) Up(ctx context.Context, keep bool) error {
 		if down := l.tearDown(); down != nil {
 			fmt.Fprintln(l.out, down)
 		}
-		return err
+		if ctx.Err() != nil {
+			return errors.New("interrupted; what was built of the lab is removed")
+		}
+		return fmt.Errorf("%w; removed again, 'sixacre lab up --keep' leaves it to be looked at", err)
 	}
 	l.state.Ready = true
 	if err := l.save(); err != nil {

@@ -198,7 +198,7 @@ func (l *Lab) logPath(name string) string { return filepath.Join(l.logDir(), nam
 func (l *Lab) lastWords(name string) string {
 	log, _ := os.ReadFile(l.logPath(name))
 	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
-	return strings.Join(lines[max(0, len(lines)-3):], "; ") + " (all of it in " + l.logPath(name) + ")"
+	return strings.Join(lines[max(0, len(lines)-3):], "; ")
 }
 
 // ended names the processes that are no more.
