@@ -89,6 +89,7 @@ SIXACRE_TOKEN and SIXACRE_CA.`,
 		peerCommand(),
 		tokenCommand(),
 		whoisCommand(),
+		labCommand(),
 		versionCommand(),
 	)
 	return root
