@@ -29,7 +29,6 @@ func (l *Lab) attach(box, device string) (*wire, error) {
 			return fmt.Errorf("%s of %s: %w", device, box, err)
 		}
 		w.mac = dev.HardwareAddr
-		all := int(htons(unix.ETH_P_ALL))
 		// With protocol 0 nothing arrives before the socket is bound to the one
 		// interface.
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -41,12 +40,15 @@ func (l *Lab) attach(box, device string) (*wire, error) {
 			return err
 		}
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: uint16(all), Ifindex: dev.Index})
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: dev.Index})
 	})
-	if err != nil && w.file != nil {
-		w.file.Close()
+	if err != nil {
+		if w.file != nil {
+			w.file.Close()
+		}
+		return nil, err
 	}
-	return w, err
+	return w, nil
 }
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
