@@ -17,7 +17,7 @@ build:
 # All tests, the lab included. Those with real packets need root and say so by
 # name where they cannot run.
 test: deps build
-	go test -timeout 20m ./...
+	go test -count=1 -timeout 20m ./...
 
 lint:
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'run gofmt -w on the files above' >&2; exit 1; }
