@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -51,7 +52,10 @@ func (l *Lab) attach(box, device string) (*wire, error) {
 	return w, nil
 }
 
-func htons(v uint16) uint16 { return v<<8 | v>>8 }
+// htons puts a protocol number into network byte order, as packet(7) wants it.
+func htons(v uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
+}
 
 func (w *wire) Close() { w.file.Close() }
 
