@@ -151,13 +151,12 @@ const silence = 3 * heartbeat
 func (c *Client) Watch(ctx context.Context, f func(sixacre.View)) error {
 	const least = 100 * time.Millisecond
 	for retry := least; ; retry = min(2*retry, 10*time.Second) {
-		began := time.Now()
-		err := c.watch(ctx, f)
+		err := c.watch(ctx, func(v sixacre.View) {
+			retry = least // it was there and answered
+			f(v)
+		})
 		if ctx.Err() != nil {
 			return ctx.Err()
-		}
-		if time.Since(began) > silence {
-			retry = least
 		}
 		slog.Warn("watching the server anew", "after", retry, "reason", err)
 		select {
