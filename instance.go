@@ -13,12 +13,14 @@ const (
 	Stopped NICState = "stopped"
 )
 
-// MaxPrefixes is how many prefixes one NIC may hold, and maxRecords bounds an
-// instance as a whole, so that it fits into one transaction of an etcd with its
-// default limits.
+// MaxPrefixes is how many prefixes one NIC may hold. maxRecords bounds the
+// records of an instance as a whole, and maxNamed the others that it refers to,
+// so that it fits into one transaction of an etcd with its default limits (128
+// conditions, 128 writes).
 const (
 	MaxPrefixes = 32
 	maxRecords  = 96
+	maxNamed    = 24
 )
 
 // NIC is an instance's port on a pod.
@@ -57,8 +59,16 @@ func (i Instance) Validate() error {
 	if len(i.NICs) == 0 {
 		return Errorf(Invalid, "instance %s has no NIC: give a pod and a mac", i.Name)
 	}
-	records := 0
+	records, named := 0, map[Key]struct{}{}
 	for k, n := range i.NICs {
+		named[Key{KindPod, n.Pod}] = struct{}{}
+		named[Key{KindHost, n.Host}] = struct{}{}
+		for _, g := range n.Groups {
+			named[Key{KindGroup, g}] = struct{}{}
+		}
+		if len(named) > maxNamed {
+			return Errorf(Invalid, "instance %s names too many different pods, hosts and groups for one instance: %d in all are the most", i.Name, maxNamed)
+		}
 		if records += 2 + len(n.Prefixes); records > maxRecords {
 			return Errorf(Invalid, "instance %s holds too many NICs and prefixes for one instance: %d NICs with one prefix each are the most", i.Name, maxRecords/3)
 		}

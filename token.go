@@ -31,6 +31,10 @@ func (t Token) Validate() error {
 		return Errorf(Invalid, "token %s: a host token needs its host", t.Name)
 	case t.Role == RoleRouter && t.Pod == "":
 		return Errorf(Invalid, "token %s: a router token needs its pod", t.Name)
+	case t.Role != RoleHost && t.Host != "":
+		return Errorf(Invalid, "token %s: host %s does not go with role %s: leave it out, or make a host token", t.Name, t.Host, t.Role)
+	case t.Role != RoleRouter && t.Pod != "":
+		return Errorf(Invalid, "token %s: pod %s does not go with role %s: leave it out, or make a router token", t.Name, t.Pod, t.Role)
 	}
 	return nil
 }

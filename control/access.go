@@ -29,16 +29,18 @@ func (c *Control) CreateHost(ctx context.Context, h sixacre.Host) (string, error
 	}
 	t, secret := newToken(sixacre.Token{Name: hostToken(h.Name), Role: sixacre.RoleHost, Host: h.Name})
 	return secret, c.changeToken(ctx, t, func(a *attempt) error {
+		err := fresh(a, "host", h.Key())
 		a.Put = append(a.Put, h)
-		return fresh(a, "host", h.Key())
+		return err
 	})
 }
 
 // changeToken is change with a new token, which is good as soon as it returns.
 func (c *Control) changeToken(ctx context.Context, t sixacre.Token, f func(*attempt) error) error {
 	err := c.change(ctx, func(a *attempt) error {
+		err := f(a)
 		a.Put = append(a.Put, t)
-		return f(a)
+		return err
 	})
 	if err == nil {
 		c.mu.Lock()

@@ -42,6 +42,7 @@ type Control struct {
 	until   map[netip.Prefix]time.Time    // end of each quarantine, in the store's time
 	tokens  map[[32]byte]sixacre.Token    // by hash
 	hashes  map[string][32]byte           // of the tokens seen, by name
+	routers map[sixacre.Key][]netip.Addr  // addresses of each pod's relays, and of each peer
 	ticked  instant                       // last Tick
 }
 
@@ -72,6 +73,7 @@ func (c *Control) reset() {
 	c.until = map[netip.Prefix]time.Time{}
 	c.tokens = map[[32]byte]sixacre.Token{}
 	c.hashes = map[string][32]byte{}
+	c.routers = map[sixacre.Key][]netip.Addr{}
 }
 
 // Apply learns from the store what was written, by whomever: the arguments of
@@ -100,6 +102,15 @@ func (c *Control) apply(e sixacre.Event) {
 	case sixacre.KindPod:
 		p, _ := e.Noun.(sixacre.Pod)
 		c.applyPools(e.Key.Name, p.Pools)
+		c.routers[e.Key] = p.Relays
+		if e.Noun == nil {
+			delete(c.routers, e.Key)
+		}
+	case sixacre.KindPeer:
+		delete(c.routers, e.Key)
+		if p, ok := e.Noun.(sixacre.Peer); ok {
+			c.routers[e.Key] = []netip.Addr{p.Address}
+		}
 	case sixacre.KindDelegation:
 		prefix, err := netip.ParsePrefix(e.Key.Name)
 		if err != nil {
@@ -209,7 +220,8 @@ type attempt struct {
 	*Control
 	ctx context.Context
 	sixacre.Txn
-	picked []netip.Prefix // put back if the try fails
+	known  map[sixacre.Key]sixacre.Noun // what was read; nil where there is none
+	picked []netip.Prefix               // put back if the try fails
 }
 
 // tries bounds how often a transaction that met another is begun anew.
@@ -256,14 +268,28 @@ func (a *attempt) putBack() error {
 	return nil
 }
 
-// read returns the noun under a key, and makes its being unchanged a condition.
+// read returns the noun under a key as the attempt leaves it, and makes its
+// being unchanged in the store a condition.
 func read[T sixacre.Noun](a *attempt, key sixacre.Key) (noun T, found bool, err error) {
-	r, err := a.store.Get(a.ctx, key)
-	if err != nil {
-		return noun, false, err
+	for _, planned := range a.Put {
+		if planned.Key() == key {
+			noun, found = planned.(T)
+			return noun, found, nil
+		}
 	}
-	a.Seen = append(a.Seen, sixacre.Seen{Key: key, Revision: r.Revision})
-	noun, found = r.Noun.(T)
+	before, again := a.known[key]
+	if !again {
+		r, err := a.store.Get(a.ctx, key)
+		if err != nil {
+			return noun, false, err
+		}
+		if a.known == nil {
+			a.known = map[sixacre.Key]sixacre.Noun{}
+		}
+		before, a.known[key] = r.Noun, r.Noun
+		a.Seen = append(a.Seen, sixacre.Seen{Key: key, Revision: r.Revision})
+	}
+	noun, found = before.(T)
 	return noun, found, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -219,6 +220,11 @@ func TestRefusals(t *testing.T) {
 	if err := r.CreatePeer(ctx, sixacre.Peer{Name: "r1", Pod: "pod2", Address: netip.MustParseAddr("2001:db8::1"), ASN: 64512}); err != nil {
 		t.Fatal(err)
 	}
+	if err := r.CreatePeer(ctx, sixacre.Peer{Name: "r2", Pod: "pod2", Address: netip.MustParseAddr("2001:db8:100:2::2"), ASN: 64512}); err != nil {
+		t.Fatal(err)
+	}
+	r.pod(sixacre.Pod{Name: "pod3", LinkPrefix: netip.MustParsePrefix("2001:db8:100:3::/64"), Relays: []netip.Addr{netip.MustParseAddr("2001:db8:100:2::3")}})
+	until(t, r.follow(control.Scope{Pod: "pod3"}), "pod3", func(v sixacre.View) bool { return len(v.Pods) == 1 })
 
 	pod := func(change func(*sixacre.Pod)) func() error {
 		return func() error {
@@ -248,6 +254,9 @@ func TestRefusals(t *testing.T) {
 	}
 	deploy := func(name, pod, mac string, change ...func(*control.NICDeployment)) func() error {
 		return func() error { _, err := r.deploy(name, pod, mac, change...); return err }
+	}
+	nic := func(pod string, last byte, prefix string) control.NICDeployment {
+		return control.NICDeployment{NIC: sixacre.NIC{Pod: pod, MAC: sixacre.MAC{6, 0, 0, 0, 1, last}, Prefixes: []netip.Prefix{netip.MustParsePrefix(prefix)}}}
 	}
 	const fresh = "06:00:00:00:00:99"
 	for name, c := range map[string]struct {
@@ -302,10 +311,32 @@ func TestRefusals(t *testing.T) {
 		"address in a slaac pod":     {deploy("new", "pod1", fresh, address("2001:db8:100:1::5")), sixacre.Invalid, "2001:db8:100:1::5"},
 		"address outside the pod":    {deploy("new", "pod2", fresh, address("2001:db8::5")), sixacre.Invalid, "2001:db8::5"},
 		"address taken":              {deploy("new", "pod2", fresh, address("2001:db8:100:2::42")), sixacre.Conflict, "instance taken2"},
+		"address of a peer":          {deploy("new", "pod2", fresh, address("2001:db8:100:2::2")), sixacre.Conflict, "peers/r2"},
+		"address of another's relay": {deploy("new", "pod2", fresh, address("2001:db8:100:2::3")), sixacre.Conflict, "pods/pod3"},
+		"40 groups": {deploy("new", "pod1", fresh, func(n *control.NICDeployment) {
+			for i := range 40 {
+				n.Groups = append(n.Groups, fmt.Sprint("g", i))
+			}
+		}), sixacre.Invalid, "too many"},
+		"a prefix on two NICs": {func() error {
+			_, err := r.Deploy(ctx, control.Deployment{Name: "new", NICs: []control.NICDeployment{nic("pod1", 1, "2001:db8:4001::/60"), nic("pod1", 2, "2001:db8:4001::/60")}})
+			return err
+		}, sixacre.Conflict, "2001:db8:4001::/60"},
 		"address of a relay":         {deploy("new", "pod2", fresh, address("2001:db8:100:2::1")), sixacre.Conflict, "relay"},
 		"subnet-router anycast":      {deploy("new", "pod2", fresh, address("2001:db8:100:2::")), sixacre.Invalid, "reserved"},
 		"reserved anycast identifer": {deploy("new", "pod2", fresh, address("2001:db8:100:2:fdff:ffff:ffff:fffe")), sixacre.Invalid, "reserved"},
 
+		"peer is an instance": {func() error {
+			return r.CreatePeer(ctx, sixacre.Peer{Name: "new", Pod: "pod2", Address: netip.MustParseAddr("2001:db8:100:2::42"), ASN: 1})
+		}, sixacre.Conflict, "instance taken2"},
+		"admin token of a pod": {func() error {
+			_, err := r.CreateToken(ctx, sixacre.Token{Name: "new", Role: sixacre.RoleAdmin, Pod: "pod1"})
+			return err
+		}, sixacre.Invalid, "pod pod1 does not go with role admin"},
+		"router token of a host": {func() error {
+			_, err := r.CreateToken(ctx, sixacre.Token{Name: "new", Role: sixacre.RoleRouter, Pod: "pod1", Host: "hv1"})
+			return err
+		}, sixacre.Invalid, "host hv1 does not go with role router"},
 		"pod in use":                 {func() error { return r.DeletePod(ctx, "pod1") }, sixacre.InUse, "pod1"},
 		"host in use":                {func() error { return r.DeleteHost(ctx, "hv1") }, sixacre.InUse, "instance placed"},
 		"group in use":               {func() error { return r.DeleteGroup(ctx, "web") }, sixacre.InUse, "instance placed"},
@@ -319,8 +350,9 @@ func TestRefusals(t *testing.T) {
 			_, err := r.AddRule(ctx, "web", sixacre.Rule{Direction: sixacre.In, Protocol: sixacre.TCP, Remote: sixacre.Remote{Group: "g9"}})
 			return err
 		}, sixacre.NotFound, "g9"},
-		"whois nobody": {func() error { _, err := r.Whois(ctx, "2001:db8:4002::1", ""); return err }, sixacre.NotFound, "2001:db8:4002::1"},
-		"whois what":   {func() error { _, err := r.Whois(ctx, "me", ""); return err }, sixacre.Invalid, `"me"`},
+		"whois nobody":  {func() error { _, err := r.Whois(ctx, "2001:db8:4002::1", ""); return err }, sixacre.NotFound, "2001:db8:4002::1"},
+		"whois nowhere": {func() error { _, err := r.Whois(ctx, "06:00:00:00:00:01", "pod9"); return err }, sixacre.NotFound, "pod pod9"},
+		"whois what":    {func() error { _, err := r.Whois(ctx, "me", ""); return err }, sixacre.Invalid, `"me"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := r.revision()
@@ -574,5 +606,98 @@ func TestAddAndReleasePrefix(t *testing.T) {
 	}
 	if err := r.ReleasePrefix(ctx, added.Prefix); sixacre.CodeOf(err) != sixacre.Conflict {
 		t.Errorf("released twice: %v", err)
+	}
+}
+
+// The prefix that is named is not picked as another one of the same instance.
+func TestDeployNamedAndPicked(t *testing.T) {
+	r := newRecord(t)
+	r.pod(sixacre.Pod{
+		Name: "small", LinkPrefix: netip.MustParsePrefix("2001:db8:100:3::/64"),
+		Pools: []sixacre.Pool{{Prefix: netip.MustParsePrefix("2001:db8:9000::/59"), DelegatedLength: 64}},
+	})
+	n := r.mustDeploy("i-1", "small", "06:00:00:00:00:01", exactly("2001:db8:9000:2::/64"), prefixes(31))
+	slices.SortFunc(n.Prefixes, netip.Prefix.Compare)
+	if got := slices.Compact(n.Prefixes); len(got) != 32 {
+		t.Errorf("prefixes %v, want all 32 of the pool", got)
+	}
+}
+
+// The largest instance that is said to be possible is.
+func TestDeployManyNICs(t *testing.T) {
+	r := newRecord(t)
+	r.pod(slaac())
+	p := dhcpv6()
+	p.Pools[0].DelegatedLength = 60
+	r.pod(p)
+	if _, err := r.CreateHost(t.Context(), sixacre.Host{Name: "hv1"}); err != nil {
+		t.Fatal(err)
+	}
+	d := control.Deployment{Name: "i-1"}
+	for i := range 32 {
+		n := sixacre.NIC{Pod: "pod2", Host: "hv1", MAC: sixacre.MAC{6, 0, 0, 0, 0, byte(i)}}
+		if i%2 == 0 {
+			n.Pod = "pod1"
+		}
+		d.NICs = append(d.NICs, control.NICDeployment{NIC: n})
+	}
+	if _, err := r.Deploy(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Retire(t.Context(), "i-1"); err != nil {
+		t.Fatal(err)
+	}
+	d.Name, d.NICs = "i-2", append(d.NICs, control.NICDeployment{NIC: sixacre.NIC{Pod: "pod1", MAC: sixacre.MAC{6, 0, 0, 0, 1, 0}}})
+	if _, err := r.Deploy(t.Context(), d); sixacre.CodeOf(err) != sixacre.Invalid {
+		t.Errorf("33 NICs: %v, want a refusal", err)
+	}
+}
+
+// What rests in quarantine after a pod that is gone is not cut anew, nor put on
+// a link.
+func TestQuarantineOutlivesTheCutOfItsPool(t *testing.T) {
+	r := newRecord(t)
+	r.pod(slaac())
+	r.mustDeploy("i-1", "pod1", "06:00:00:00:00:01", exactly("2001:db8:4000:10::/60"))
+	if err := r.Retire(t.Context(), "i-1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.DeletePod(t.Context(), "pod1"); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*sixacre.Pod){
+		"longer":  func(p *sixacre.Pod) { p.Pools[0].DelegatedLength = 64 },
+		"shorter": func(p *sixacre.Pod) { p.Pools[0].DelegatedLength = 56 },
+		"a part of it": func(p *sixacre.Pod) {
+			p.Pools[0] = sixacre.Pool{Prefix: netip.MustParsePrefix("2001:db8:4000:10::/62"), DelegatedLength: 64}
+		},
+		"a link": func(p *sixacre.Pod) { p.LinkPrefix, p.Pools = netip.MustParsePrefix("2001:db8:4000:1f::/64"), nil },
+	} {
+		p := slaac()
+		change(&p)
+		if _, err := r.CreatePod(t.Context(), p); sixacre.CodeOf(err) != sixacre.Conflict || !strings.Contains(err.Error(), "2001:db8:4000:10::/60") {
+			t.Errorf("%s: %v, want a refusal that names the prefix", name, err)
+		}
+	}
+	r.pod(slaac())
+}
+
+// A move to where it is already changes nothing.
+func TestMoveToTheSameHost(t *testing.T) {
+	r := newRecord(t)
+	r.pod(slaac())
+	for _, name := range []string{"hv1", "hv2"} {
+		if _, err := r.CreateHost(t.Context(), sixacre.Host{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.mustDeploy("i-1", "pod1", "06:00:00:00:00:01", func(n *control.NICDeployment) { n.Host, n.Device = "hv1", "tap1" })
+	for _, c := range []struct{ host, device string }{{"hv1", "tap1"}, {"hv2", ""}} {
+		if err := r.Move(t.Context(), "i-1", sixacre.MAC{}, c.host); err != nil {
+			t.Fatal(err)
+		}
+		if i, err := r.Instance(t.Context(), "i-1"); err != nil || i.NICs[0].Device != c.device {
+			t.Errorf("moved to %s: %+v, %v; want device %q", c.host, i, err, c.device)
+		}
 	}
 }

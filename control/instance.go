@@ -136,7 +136,7 @@ func (a *attempt) address(instance string, pod sixacre.Pod, n sixacre.NIC) (neti
 	case pod.Addressing == sixacre.SLAAC && addr.Reserved(made):
 		return made, sixacre.Errorf(sixacre.Invalid, "mac %s makes a reserved address, %s (RFC 5453): choose another mac", n.MAC, made)
 	case pod.Addressing == sixacre.SLAAC:
-		return netip.Addr{}, notOfNetwork(pod, made)
+		return netip.Addr{}, a.notOfNetwork(pod, made)
 	case want.IsValid() && !pod.LinkPrefix.Contains(want):
 		return want, sixacre.Errorf(sixacre.Invalid, "address %s is not in link prefix %s of pod %s", want, pod.LinkPrefix, pod.Name)
 	case want.IsValid() && addr.Reserved(want):
@@ -157,16 +157,11 @@ func (a *attempt) address(instance string, pod sixacre.Pod, n sixacre.NIC) (neti
 
 // claim plans to take the address for the NIC.
 func (a *attempt) claim(instance string, pod sixacre.Pod, n sixacre.NIC, address netip.Addr) error {
-	if err := notOfNetwork(pod, address); err != nil {
+	if err := a.notOfNetwork(pod, address); err != nil {
 		return err
 	}
 	claim := sixacre.Claim{Name: sixacre.AddressClaim(address).Name, Instance: instance, MAC: n.MAC, Pod: n.Pod}
 	holder, taken, err := read[sixacre.Claim](a, claim.Key())
-	for _, planned := range a.Put {
-		if c, ok := planned.(sixacre.Claim); ok && c.Name == claim.Name {
-			holder, taken = c, true
-		}
-	}
 	if taken {
 		return sixacre.Errorf(sixacre.Conflict, "address %s is that of instance %s: choose another", address, holder.Instance)
 	}
@@ -174,13 +169,22 @@ func (a *attempt) claim(instance string, pod sixacre.Pod, n sixacre.NIC, address
 	return err
 }
 
-// notOfNetwork refuses an address that one of the pod's routers or servers has.
-func notOfNetwork(p sixacre.Pod, address netip.Addr) error {
+// notOfNetwork refuses an address that one of the pod's servers has, or that is
+// any pod's router: a relay of another pod may well have its address on this
+// pod's link.
+func (c *Control) notOfNetwork(p sixacre.Pod, address netip.Addr) error {
 	switch {
 	case slices.Contains(p.Relays, address):
-		return sixacre.Errorf(sixacre.Conflict, "address %s is a relay of pod %s", address, p.Name)
+		return sixacre.Errorf(sixacre.Conflict, "address %s is a relay of pod %s: choose another", address, p.Name)
 	case slices.Contains(p.DNS, address):
-		return sixacre.Errorf(sixacre.Conflict, "address %s is a DNS server of pod %s", address, p.Name)
+		return sixacre.Errorf(sixacre.Conflict, "address %s is a DNS server of pod %s: choose another", address, p.Name)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, addresses := range c.routers {
+		if slices.Contains(addresses, address) {
+			return sixacre.Errorf(sixacre.Conflict, "address %s is a router's (%s): choose another", address, key)
+		}
 	}
 	return nil
 }
@@ -255,9 +259,11 @@ func (c *Control) Move(ctx context.Context, name string, mac sixacre.MAC, host s
 		if _, err := must[sixacre.Host](a, "host", sixacre.Host{Name: host}.Key()); err != nil {
 			return err
 		}
-		i.NICs[at].Host = host
-		// The tap is made anew on the other host, under a name of its own.
-		i.NICs[at].Device = ""
+		if i.NICs[at].Host != host {
+			i.NICs[at].Host = host
+			// The tap is made anew on the other host, under a name of its own.
+			i.NICs[at].Device = ""
+		}
 		a.Put = append(a.Put, i)
 		return nil
 	})

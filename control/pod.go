@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"time"
 
 	"github.com/sixacre/sixacre"
 )
@@ -37,9 +38,37 @@ func (c *Control) CreatePod(ctx context.Context, p sixacre.Pod) (sixacre.Pod, er
 				}
 			}
 		}
+		if err := a.rested(p); err != nil {
+			return err
+		}
 		a.Put = append(a.Put, p)
 		return nil
 	})
+}
+
+// rested refuses a pod that would use what rests in quarantine after another,
+// except as prefixes of a pool: those are told apart one by one. Nothing goes
+// into quarantine meanwhile: no other pod's pool overlaps this one's.
+func (a *attempt) rested(p sixacre.Pod) error {
+	resting, _, err := a.store.List(a.ctx, sixacre.KindDelegation, "")
+	if err != nil {
+		return err
+	}
+	for _, r := range resting {
+		d := r.Noun.(sixacre.Delegation)
+		until := d.Until.Format(time.RFC3339)
+		if d.Prefix.Overlaps(p.LinkPrefix) {
+			return sixacre.Errorf(sixacre.Conflict, "pod %s: link prefix %s is part of prefix %s, in quarantine after instance %s until %s: choose another, or wait",
+				p.Name, p.LinkPrefix, d.Prefix, d.Instance, until)
+		}
+		for _, pool := range p.Pools {
+			if d.Prefix.Overlaps(pool.Prefix) && !pool.Holds(d.Prefix) {
+				return sixacre.Errorf(sixacre.Conflict, "pod %s: pool %s has prefix %s in quarantine after instance %s until %s: delegate /%d from it, or wait",
+					p.Name, pool, d.Prefix, d.Instance, until, d.Prefix.Bits())
+			}
+		}
+	}
+	return nil
 }
 
 // Pods returns all pods by name.
@@ -111,8 +140,18 @@ func (c *Control) CreatePeer(ctx context.Context, p sixacre.Peer) error {
 		if err := fresh(a, "peer", p.Key()); err != nil {
 			return err
 		}
-		if _, err := must[sixacre.Pod](a, "pod", sixacre.Pod{Name: p.Pod}.Key()); err != nil {
+		pod, err := must[sixacre.Pod](a, "pod", sixacre.Pod{Name: p.Pod}.Key())
+		if err != nil {
 			return err
+		}
+		if pod.LinkPrefix.Contains(p.Address) {
+			holder, err := a.holder(pod, p.Address)
+			if err != nil {
+				return err
+			}
+			if holder != "" {
+				return sixacre.Errorf(sixacre.Conflict, "peer %s: address %s is that of instance %s: give the router's own", p.Name, p.Address, holder)
+			}
 		}
 		a.Put = append(a.Put, p)
 		return nil

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"net/netip"
+	"slices"
 
 	"github.com/sixacre/sixacre"
 	"github.com/sixacre/sixacre/addr"
@@ -58,6 +59,9 @@ func (c *Control) Whois(ctx context.Context, query, pod string) (Holder, error) 
 		default:
 			holder = h
 		}
+	}
+	if pod != "" && !slices.ContainsFunc(pods, func(p sixacre.Pod) bool { return p.Name == pod }) {
+		return Holder{}, sixacre.Errorf(sixacre.NotFound, "pod %s does not exist: see 'sixacre pod list'", pod)
 	}
 	if holder.Instance == "" {
 		return Holder{}, sixacre.Errorf(sixacre.NotFound, "%s is nobody's", query)
