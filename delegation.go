@@ -28,5 +28,5 @@ type Delegation struct {
 	Until time.Time `json:"until,omitzero" doc:"End of the quarantine, at the earliest"`
 	// LongestLifetime is the longest valid lifetime that a lease on the prefix
 	// may have been given since the grant.
-	LongestLifetime Seconds `json:"longestLifetime" doc:"Longest valid lifetime since the grant, seconds"`
+	LongestLifetime Seconds `json:"longestLifetime" format:"int64" doc:"Longest valid lifetime since the grant, seconds"`
 }

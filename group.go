@@ -180,8 +180,8 @@ func (r *Remote) UnmarshalText(b []byte) error {
 // Rule is one allowance of a group.
 type Rule struct {
 	ID          int       `json:"id,omitempty" readOnly:"true" doc:"Number of the rule in its group"`
-	Direction   Direction `json:"direction" enum:"in,out"`
-	Protocol    Protocol  `json:"protocol" doc:"tcp, udp, icmpv6, any or a number" example:"tcp"`
+	Direction   Direction `json:"direction" required:"true" enum:"in,out"`
+	Protocol    Protocol  `json:"protocol" required:"true" doc:"tcp, udp, icmpv6, any or a number" example:"tcp"`
 	Ports       Ports     `json:"ports,omitempty" doc:"Destination ports of tcp or udp; all if not given" example:"22,8000-8999"`
 	ICMPType    *ICMPType `json:"icmpType,omitempty" doc:"Type or type/code of icmpv6; all if not given" example:"128"`
 	Remote      Remote    `json:"remote,omitzero" doc:"The other end: a prefix or group:NAME; anybody if not given" example:"2001:db8::/32"`
@@ -206,7 +206,7 @@ func (r Rule) Validate() error {
 // Group is a security group: what its members may receive and send beyond what
 // every NIC may.
 type Group struct {
-	Name  string `json:"name" example:"web"`
+	Name  string `json:"name" required:"true" example:"web"`
 	Rules []Rule `json:"rules"`
 }
 

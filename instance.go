@@ -29,8 +29,8 @@ const (
 // are filled in by addr.Complete on the way out, so that what is shown, answered
 // and filtered is always what the MAC and the pod say.
 type NIC struct {
-	MAC       MAC            `json:"mac" doc:"Link-layer address, unique in the pod" example:"06:00:00:00:00:01"`
-	Pod       string         `json:"pod" example:"pod1"`
+	MAC       MAC            `json:"mac" required:"true" doc:"Link-layer address, unique in the pod" example:"06:00:00:00:00:01"`
+	Pod       string         `json:"pod" required:"true" example:"pod1"`
 	Host      string         `json:"host,omitempty" doc:"Hypervisor it runs on" example:"hv1"`
 	Device    string         `json:"device,omitempty" doc:"The tap on the host, if known" example:"tap1"`
 	State     NICState       `json:"state,omitempty" enum:"running,stopped"`
@@ -47,7 +47,7 @@ func (n NIC) On(host string) bool { return host != "" && (n.Host == host || n.Mo
 
 // Instance is a virtual machine.
 type Instance struct {
-	Name string `json:"name" example:"i-1"`
+	Name string `json:"name" required:"true" example:"i-1"`
 	NICs []NIC  `json:"nics"`
 }
 
@@ -111,5 +111,5 @@ func (i Instance) NIC(mac MAC) (int, error) {
 
 // Host is a hypervisor.
 type Host struct {
-	Name string `json:"name" example:"hv1"`
+	Name string `json:"name" required:"true" example:"hv1"`
 }

@@ -119,7 +119,7 @@ const maxPoolBits = 32
 // Pool is a block that prefixes are delegated from. It is routed to the pod's
 // routers by the network administrator.
 type Pool struct {
-	Prefix          netip.Prefix `json:"prefix" doc:"The block, routed to the pod's routers" example:"2001:db8:4000::/40"`
+	Prefix          netip.Prefix `json:"prefix" required:"true" doc:"The block, routed to the pod's routers" example:"2001:db8:4000::/40"`
 	DelegatedLength int          `json:"delegatedLength,omitempty" doc:"Length of each delegated prefix, 48 to 64; 60 if not given" example:"60"`
 }
 
@@ -173,9 +173,9 @@ func (p Pool) validate() error {
 // Pod is one layer-2 network: one link prefix with Router Advertisements, and
 // the pools that its instances' prefixes come from.
 type Pod struct {
-	Name              string         `json:"name" doc:"Letters, digits, dot, dash and underscore" example:"pod1"`
+	Name              string         `json:"name" required:"true" doc:"Letters, digits, dot, dash and underscore" example:"pod1"`
 	Kind              PodKind        `json:"kind,omitempty" enum:"basic,isolated" doc:"What carries the layer 2; basic if not given"`
-	LinkPrefix        netip.Prefix   `json:"linkPrefix" doc:"The /64 on the link" example:"2001:db8:100:1::/64"`
+	LinkPrefix        netip.Prefix   `json:"linkPrefix" required:"true" doc:"The /64 on the link" example:"2001:db8:100:1::/64"`
 	Addressing        Addressing     `json:"addressing,omitempty" enum:"slaac,dhcpv6" doc:"Where an instance's address comes from; slaac if not given"`
 	Managed           Managed        `json:"managed,omitempty" enum:"also,no,only" doc:"Flags of the RAs of a slaac pod: also is A=1 M=1, no is A=1 M=0, only is A=0 M=1"`
 	Pools             []Pool         `json:"pools,omitempty" doc:"Blocks that prefixes are delegated from"`
@@ -184,8 +184,8 @@ type Pod struct {
 	Relays            []netip.Addr   `json:"relays,omitempty" doc:"The exact addresses of the pod's relays; with none given nobody gets an answer"`
 	InterfaceIDs      []string       `json:"interfaceIds,omitempty" doc:"Interface-Ids (option 18) of the pod, for relays that leave the link-address empty"`
 	RouterLinkLocals  []netip.Addr   `json:"routerLinkLocals,omitempty" doc:"Link-local addresses of the pod's routers"`
-	ValidLifetime     Seconds        `json:"validLifetime,omitempty" doc:"Valid lifetime of addresses and prefixes, seconds" example:"43200"`
-	PreferredLifetime Seconds        `json:"preferredLifetime,omitempty" doc:"Preferred lifetime of addresses and prefixes, seconds" example:"14400"`
+	ValidLifetime     Seconds        `json:"validLifetime,omitempty" format:"int64" doc:"Valid lifetime of addresses and prefixes, seconds" example:"43200"`
+	PreferredLifetime Seconds        `json:"preferredLifetime,omitempty" format:"int64" doc:"Preferred lifetime of addresses and prefixes, seconds" example:"14400"`
 	DNS               []netip.Addr   `json:"dns,omitempty" doc:"Recursive DNS servers"`
 	Domains           []string       `json:"domains,omitempty" doc:"DNS search list"`
 	UnknownClients    UnknownClients `json:"unknownClients,omitempty" enum:"ignore,refuse" doc:"What an unknown client is told; ignore if not given"`

@@ -15,10 +15,10 @@ type Route struct {
 
 // Peer is a BGP neighbour of a pod.
 type Peer struct {
-	Name    string     `json:"name" example:"r1"`
-	Pod     string     `json:"pod" example:"pod1"`
-	Address netip.Addr `json:"address" example:"2001:db8:100:1::1"`
-	ASN     uint32     `json:"asn" example:"64512"`
+	Name    string     `json:"name" required:"true" example:"r1"`
+	Pod     string     `json:"pod" required:"true" example:"pod1"`
+	Address netip.Addr `json:"address" required:"true" example:"2001:db8:100:1::1"`
+	ASN     uint32     `json:"asn" required:"true" format:"int64" example:"64512"`
 }
 
 // Validate refuses a peer that no session could reach.

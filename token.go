@@ -12,8 +12,8 @@ const (
 // Token is a credential of the network listener. Only the hash of its secret is
 // kept.
 type Token struct {
-	Name string `json:"name" example:"r1"`
-	Role Role   `json:"role" enum:"admin,host,router"`
+	Name string `json:"name" required:"true" example:"r1"`
+	Role Role   `json:"role" required:"true" enum:"admin,host,router"`
 	Host string `json:"host,omitempty" doc:"The hypervisor of a host token"`
 	Pod  string `json:"pod,omitempty" doc:"The pod of a router token"`
 	Hash []byte `json:"hash,omitempty" readOnly:"true" doc:"SHA-256 of the secret; never shown"`

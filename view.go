@@ -118,8 +118,8 @@ type Report struct {
 
 // NICReport says where a NIC was found and whether its filter is in force.
 type NICReport struct {
-	Pod        string `json:"pod"`
-	MAC        MAC    `json:"mac"`
+	Pod        string `json:"pod" required:"true"`
+	MAC        MAC    `json:"mac" required:"true"`
 	Device     string `json:"device,omitempty" doc:"The tap; empty if there is none"`
 	Programmed bool   `json:"programmed" doc:"Whether the kernel filters for it as the view says"`
 }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -231,35 +232,121 @@ func TestWatchFollowsUntilTheTokenIsRevoked(t *testing.T) {
 		}}}, nil)
 		wait(i - 1)
 	}
-	// A token that is revoked shows nothing more, from the next request on.
+	// A token that is revoked shows nothing more from then on, to one who watches
+	// already too.
 	if err := s.admin.Do(ctx, "DELETE", "/v1/tokens/host:hv1", nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		err := s.with(host).Do(ctx, "GET", "/v1/watch?host=hv2", nil, nil)
-		if strings.Contains(fmt.Sprint(err), "a valid token is needed") {
-			break
+	if err := s.with(host).Do(ctx, "GET", "/v1/watch", nil, nil); !strings.Contains(fmt.Sprint(err), "a valid token is needed") {
+		t.Fatalf("a revoked token: %v", err)
+	}
+	for i := 6; i < 9; i++ {
+		s.post("/v1/instances", control.Deployment{Name: fmt.Sprintf("i-%d", i), NICs: []control.NICDeployment{{
+			NIC: sixacre.NIC{Pod: "pod1", Host: "hv1", MAC: sixacre.MAC{6, 0, 0, 0, 0, byte(i)}},
+		}}}, nil)
+	}
+	select {
+	case v := <-views:
+		t.Errorf("a revoked token was shown %d instances", len(v.Instances))
+	case <-first(ctx, s.admin, "/v1/watch?host=hv1"):
+	}
+}
+
+// first reads the first view of a watch.
+func first(ctx context.Context, c *api.Client, path string) <-chan sixacre.View {
+	views := make(chan sixacre.View, 1)
+	go func() {
+		var v sixacre.View
+		if c.Do(ctx, "GET", path, nil, &v) == nil {
+			views <- v
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("a revoked token: %v", err)
+	}()
+	return views
+}
+
+// A host that gets the name of one that is gone has not said anything yet.
+func TestANewHostHasNoReport(t *testing.T) {
+	s := serve(t)
+	do := func(method, path string, in, out any) {
+		t.Helper()
+		if err := s.admin.Do(t.Context(), method, path, in, out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do("POST", "/v1/hosts", sixacre.Host{Name: "hv1"}, nil)
+	do("POST", "/v1/hosts/hv1/report", sixacre.Report{Revision: 7}, nil)
+	do("DELETE", "/v1/hosts/hv1", nil, nil)
+	do("POST", "/v1/hosts", sixacre.Host{Name: "hv1"}, nil)
+	var status sixacre.HostStatus
+	if do("GET", "/v1/hosts/hv1", nil, &status); !status.Seen.IsZero() || status.Report.Revision != 0 {
+		t.Errorf("%+v, want nothing that the host before it said", status)
+	}
+}
+
+// The document says what a body must hold, and numbers as large as they may be.
+func TestOpenAPI(t *testing.T) {
+	s := serve(t)
+	var doc struct {
+		Components struct {
+			Schemas map[string]struct {
+				Required   []string
+				Properties map[string]struct{ Type, Format any }
+			}
+		}
+	}
+	if err := s.admin.Do(t.Context(), "GET", "/openapi.json", nil, &doc); err != nil {
+		t.Fatal(err)
+	}
+	for schema, required := range map[string]string{
+		"Pod": "[linkPrefix name]", "Pool": "[prefix]", "Deployment": "[name nics]", "NICDeployment": "[mac pod]",
+		"Rule": "[direction protocol]", "Group": "[name]", "Host": "[name]", "Peer": "[address asn name pod]",
+		"Token": "[name role]", "PrefixRequest": "[instance]", "Move": "[host]",
+	} {
+		got := doc.Components.Schemas[schema].Required
+		slices.Sort(got)
+		if fmt.Sprint(got) != required {
+			t.Errorf("%s requires %s, want %s", schema, got, required)
+		}
+	}
+	for field, format := range map[string]string{"Peer.asn": "int64", "Pod.validLifetime": "int64", "Delegation.longestLifetime": "int64"} {
+		schema, name, _ := strings.Cut(field, ".")
+		if got := doc.Components.Schemas[schema].Properties[name].Format; got != format {
+			t.Errorf("%s has format %v, want %s", field, got, format)
+		}
+	}
+	for _, field := range []string{"NICDeployment.mac", "Rule.ports", "Rule.protocol", "Rule.icmpType", "Rule.remote", "Pod.linkPrefix"} {
+		schema, name, _ := strings.Cut(field, ".")
+		if got := doc.Components.Schemas[schema].Properties[name].Type; got != "string" {
+			t.Errorf("%s has type %v, want string", field, got)
 		}
 	}
 }
 
 func TestRefusalsAreOneLineThatNamesTheField(t *testing.T) {
 	s := serve(t)
-	for body, says := range map[string]string{
-		`{"name":"p","linkPrefix":"2001:db8::/63"}`:                       "2001:db8::/63",
-		`{"name":"p","linkPrefix":"what"}`:                                `"what"`,
-		`{"name":"p","linkPrefix":"2001:db8::/64","relay":["::1"]}`:       "relay",
-		`{"name":"p","linkPrefix":"2001:db8::/64","addressing":"static"}`: "addressing",
-		`{"name":`: "",
+	for _, c := range []struct{ method, path, body, says string }{
+		{"POST", "pods", `{"name":"p","linkPrefix":"2001:db8::/63"}`, "2001:db8::/63"},
+		{"POST", "pods", `{"name":"p","linkPrefix":"what"}`, `"what"`},
+		{"POST", "pods", `{"name":"p","linkPrefix":"2001:db8::/64","relay":["::1"]}`, "relay"},
+		{"POST", "pods", `{"name":"p","linkPrefix":"2001:db8::/64","addressing":"static"}`, `addressing: expected value to be one of "slaac, dhcpv6", not "static"`},
+		{"POST", "pods", `{"name":"p"}`, "linkPrefix"},
+		{"POST", "pods", `{"name":`, ""},
+		{"POST", "instances", `{"name":"i","nics":[{"pod":"p","mac":"06:00:00:00:00:01","prefixCount":33}]}`, "not 33"},
+		{"POST", "instances", `{"name":"i","nics":[{"mac":"06:00:00:00:00:01"}]}`, "pod"},
+		{"POST", "groups/default/rules", `{"direction":"in"}`, "protocol"},
+		{"POST", "groups/default/rules", `{"direction":"in","protocol":"sctp"}`, `protocol "sctp" is not known`},
+		{"DELETE", "groups/default/rules/x", "", `id: invalid integer, not "x"`},
+		{"DELETE", "prefixes/2001:db8::/129", "", "2001:db8::/129"},
 	} {
 		client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return net.Dial("unix", filepath.Join(s.dir, api.SocketName))
 		}}}
-		resp, err := client.Post("http://server/v1/pods", "application/json", strings.NewReader(body))
+		req, err := http.NewRequestWithContext(t.Context(), c.method, "http://server/v1/"+c.path, strings.NewReader(c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := client.Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -268,8 +355,8 @@ func TestRefusalsAreOneLineThatNamesTheField(t *testing.T) {
 			t.Error(err)
 		}
 		resp.Body.Close()
-		if resp.StatusCode < 400 || refused.Message == "" || !strings.Contains(refused.Message, says) || strings.Contains(refused.Message, "\n") {
-			t.Errorf("%s: %s %+v, want a line that says %q", body, resp.Status, refused, says)
+		if resp.StatusCode < 400 || refused.Message == "" || !strings.Contains(refused.Message, c.says) || strings.HasPrefix(refused.Message, "body") || strings.Contains(refused.Message, "\n") {
+			t.Errorf("%s %s: %s %+v, want a line that says %q", c.path, c.body, resp.Status, refused, c.says)
 		}
 	}
 }

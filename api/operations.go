@@ -110,7 +110,11 @@ func operations(s *Server, api huma.API) {
 		Address netip.Addr `path:"address"`
 		Length  int        `path:"length"`
 	}) (*none, error) {
-		return nil, c.ReleasePrefix(ctx, netip.PrefixFrom(in.Address, in.Length))
+		prefix := netip.PrefixFrom(in.Address, in.Length)
+		if !prefix.IsValid() {
+			return nil, sixacre.Errorf(sixacre.Invalid, "prefix %s/%d is not a prefix: write it as 2001:db8:4000:10::/60", in.Address, in.Length)
+		}
+		return nil, c.ReleasePrefix(ctx, prefix)
 	})
 
 	handle(api, "GET", "/v1/groups", "List the security groups", func(ctx context.Context, _ *none) (*body[[]sixacre.Group], error) {
@@ -152,7 +156,11 @@ func operations(s *Server, api huma.API) {
 		return show(s.status(h), err)
 	})
 	handle(api, "DELETE", "/v1/hosts/{name}", "Delete a hypervisor that nothing runs on, and its token", func(ctx context.Context, in *named) (*none, error) {
-		return nil, c.DeleteHost(ctx, in.Name)
+		err := c.DeleteHost(ctx, in.Name)
+		if err == nil {
+			s.forget(in.Name)
+		}
+		return nil, err
 	})
 	handle(api, "POST", "/v1/hosts/{name}/report", "Report what a hypervisor's agent sees of its own NICs", func(ctx context.Context, in *namedBody[sixacre.Report]) (*none, error) {
 		return nil, s.report(ctx, in.Name, in.Body)
@@ -196,7 +204,7 @@ func operations(s *Server, api huma.API) {
 // Move names the host that a NIC is on from now on.
 type Move struct {
 	MAC  sixacre.MAC `json:"mac,omitzero" doc:"Which NIC; may be left out where there is one"`
-	Host string      `json:"host"`
+	Host string      `json:"host" required:"true"`
 }
 
 // HostCreated is a new host with the token of its agent.
@@ -220,6 +228,14 @@ func (s *Server) status(h sixacre.Host) sixacre.HostStatus {
 		status.Report.NICs = []sixacre.NICReport{}
 	}
 	return status
+}
+
+// forget drops what the agent of a host said that is gone: a host that is later
+// given the same name is another.
+func (s *Server) forget(host string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.reports, host)
 }
 
 // report keeps what an agent says, of its own host and its own NICs.
@@ -288,17 +304,23 @@ func (s *Server) watch(ctx context.Context, in *struct {
 		alive := time.NewTicker(heartbeat)
 		defer alive.Stop()
 		for encoder := json.NewEncoder(w); ; flusher.Flush() {
-			var err error
+			var change *sixacre.View
 			select {
 			case <-ctx.Done():
 				return
 			case v := <-views:
-				err = encoder.Encode(v)
+				change = &v
 			case <-alive.C:
-				// A token that was revoked sees no more than it has.
-				if who := caller(ctx); !s.control.Valid(who) {
-					return
-				}
+			}
+			// A token that was revoked sees no more than it has: the control
+			// learns of that before the views learn of anything later.
+			if !s.control.Valid(caller(ctx)) {
+				return
+			}
+			var err error
+			if change != nil {
+				err = encoder.Encode(change)
+			} else {
 				_, err = w.Write([]byte("\n"))
 			}
 			if err != nil {

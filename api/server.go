@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -172,8 +173,7 @@ func newError(status int, message string, errs ...error) huma.StatusError {
 		}
 		var d huma.ErrorDetailer
 		if errors.As(err, &d) {
-			detail := d.ErrorDetail()
-			details = append(details, strings.TrimPrefix(detail.Location, "body.")+": "+detail.Message)
+			details = append(details, detail(d.ErrorDetail()))
 		} else {
 			details = append(details, err.Error())
 		}
@@ -182,6 +182,21 @@ func newError(status int, message string, errs ...error) huma.StatusError {
 		message = strings.Join(details, "; ")
 	}
 	return &refusal{code, message, status}
+}
+
+// detail is where, what is wrong, and the value where that is a single one.
+func detail(d *huma.ErrorDetail) string {
+	if d.Location == "body" {
+		return d.Message
+	}
+	message := strings.TrimPrefix(d.Location, "body.") + ": " + d.Message
+	switch v := d.Value.(type) {
+	case string:
+		message += fmt.Sprintf(", not %.64q", v)
+	case float64, bool:
+		message += fmt.Sprintf(", not %v", v)
+	}
+	return message
 }
 
 func writeError(w http.ResponseWriter, err error) {

@@ -28,26 +28,28 @@ func (c *Control) CreateHost(ctx context.Context, h sixacre.Host) (string, error
 		return "", err
 	}
 	t, secret := newToken(sixacre.Token{Name: hostToken(h.Name), Role: sixacre.RoleHost, Host: h.Name})
-	return secret, c.changeToken(ctx, t, func(a *attempt) error {
+	return secret, c.change(ctx, func(a *attempt) error {
 		err := fresh(a, "host", h.Key())
-		a.Put = append(a.Put, h)
+		a.Put = append(a.Put, h, t)
 		return err
 	})
 }
 
-// changeToken is change with a new token, which is good as soon as it returns.
-func (c *Control) changeToken(ctx context.Context, t sixacre.Token, f func(*attempt) error) error {
-	err := c.change(ctx, func(a *attempt) error {
-		err := f(a)
-		a.Put = append(a.Put, t)
-		return err
-	})
-	if err == nil {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.apply(sixacre.Event{Key: t.Key(), Noun: t})
+// learnTokens makes new tokens good, and those that are revoked good for nothing,
+// before whoever asked for it is answered.
+func (c *Control) learnTokens(written sixacre.Txn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, noun := range written.Put {
+		if t, ok := noun.(sixacre.Token); ok {
+			c.apply(sixacre.Event{Key: t.Key(), Noun: t})
+		}
 	}
-	return err
+	for _, key := range written.Delete {
+		if key.Kind == sixacre.KindToken {
+			c.apply(sixacre.Event{Key: key})
+		}
+	}
 }
 
 // Hosts returns all hosts by name.
@@ -91,10 +93,11 @@ func (c *Control) CreateToken(ctx context.Context, t sixacre.Token) (secret stri
 		return "", err
 	}
 	t, secret = newToken(t)
-	return secret, c.changeToken(ctx, t, func(a *attempt) error {
+	return secret, c.change(ctx, func(a *attempt) error {
 		if err := fresh(a, "token", t.Key()); err != nil {
 			return err
 		}
+		a.Put = append(a.Put, t)
 		var err error
 		switch t.Role {
 		case sixacre.RoleHost:

@@ -238,6 +238,7 @@ func (c *Control) change(ctx context.Context, f func(*attempt) error) error {
 			written, _, err = c.store.Commit(ctx, a.Txn)
 		}
 		if written {
+			c.learnTokens(a.Txn)
 			return nil
 		}
 		if err2 := a.putBack(); err == nil {

@@ -13,8 +13,8 @@ import (
 
 // Deployment is an instance to be made.
 type Deployment struct {
-	Name string          `json:"name" example:"i-1"`
-	NICs []NICDeployment `json:"nics" minItems:"1"`
+	Name string          `json:"name" required:"true" example:"i-1"`
+	NICs []NICDeployment `json:"nics" required:"true" minItems:"1"`
 }
 
 // NICDeployment is a NIC to be made. Prefixes that are named are given exactly;

@@ -98,7 +98,7 @@ func (c *Control) wall() time.Time { return c.now().UTC().Truncate(time.Millisec
 
 // PrefixRequest asks for one more prefix of a NIC.
 type PrefixRequest struct {
-	Instance string       `json:"instance" example:"i-1"`
+	Instance string       `json:"instance" required:"true" example:"i-1"`
 	MAC      sixacre.MAC  `json:"mac,omitzero" doc:"Which NIC; may be left out where there is one"`
 	Prefix   netip.Prefix `json:"prefix,omitzero" doc:"Exactly this prefix; picked if not given"`
 	Pool     netip.Prefix `json:"pool,omitzero" doc:"Pick from this pool"`
