@@ -34,6 +34,8 @@ type Firewall interface {
 // Links are the bridges of the host.
 type Links interface {
 	BridgePorts() ([]sixacre.BridgePort, error)
+	// Confine has all that the port receives meet the firewall.
+	Confine(sixacre.BridgePort) error
 	// Secure holds the port to one MAC without the firewall's help.
 	Secure(sixacre.BridgePort, sixacre.MAC) error
 	// TrackIPv6 makes IPv6 connections on the bridges known to the firewall.
@@ -60,10 +62,11 @@ type Agent struct {
 	once sync.Once
 	wake chan struct{}
 
-	saved   sixacre.View                       // what the state directory holds
-	tracked []bridge                           // bridges whose IPv6 is tracked
-	secured map[sixacre.BridgePort]sixacre.MAC // ports held to a MAC
-	found   map[nicKey]string                  // the tap of each NIC, as last logged
+	saved    sixacre.View                       // what the state directory holds
+	tracked  []bridge                           // bridges whose IPv6 is tracked
+	confined map[sixacre.BridgePort]bool        // taps that the firewall sees all of
+	secured  map[sixacre.BridgePort]sixacre.MAC // ports held to a MAC
+	found    map[nicKey]string                  // the tap of each NIC, as last logged
 }
 
 type bridge struct {
@@ -179,6 +182,7 @@ func (a *Agent) reconcile(ctx context.Context) (*sixacre.Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.confine(ports)
 	a.mu.Lock()
 	view := a.view
 	a.mu.Unlock()
@@ -226,6 +230,24 @@ func (a *Agent) closeTaps(ctx context.Context) error {
 		return err
 	}
 	return a.Firewall.Apply(ctx, firewall.Compile(firewall.Host{Mode: a.Mode, Taps: a.Taps}))
+}
+
+// confine sets up taps that are new, whether they have a NIC or not.
+func (a *Agent) confine(ports []sixacre.BridgePort) {
+	now := map[sixacre.BridgePort]bool{}
+	for _, p := range ports {
+		if !a.isTap(p.Device) {
+			continue
+		}
+		if !a.confined[p] {
+			if err := a.Links.Confine(p); err != nil {
+				a.Log.Warn("frames from the tap to reserved groups pass the filter by", "device", p.Device, "reason", err)
+				continue
+			}
+		}
+		now[p] = true
+	}
+	a.confined = now
 }
 
 // track makes connections on the bridges known, once for each bridge.

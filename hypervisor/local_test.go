@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sixacre/sixacre"
 )
 
@@ -98,4 +100,62 @@ func TestHostItself(t *testing.T) {
 	if h.ends["guest3"].receive(50*time.Millisecond) != nil {
 		t.Error("guest3's tap is closed, and received ARP from the host")
 	}
+}
+
+// TestReservedGroups: a bridge does not forward frames to 01:80:c2:00:00:0x
+// (IEEE 802.1Q section 8.6.3) but hands them to the host itself, past the hook
+// where sources are checked. From a tap none gets there, nor into the bridge's
+// table of MACs.
+func TestReservedGroups(t *testing.T) {
+	h := newHost(t, filterAlone{})
+	h.follow(sixacre.View{Instances: []sixacre.Instance{instance(1)}}) // tap3 stays closed
+	// A socket of one protocol sees what the bridge hands over, one of all
+	// protocols what the port received.
+	const ip6 = unix.ETH_P_IPV6>>8 | unix.ETH_P_IPV6&0xff<<8
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, ip6)
+	must(t, err)
+	t.Cleanup(func() { unix.Close(fd) })
+	must(t, unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1))
+	host := &end{t, "the host", fd}
+
+	twin := []byte{2, 0, 0, 0, 0, 0xfd}
+	check := func(last byte) {
+		group := []byte{0x01, 0x80, 0xc2, 0, 0, last}
+		advertisement := func(from []byte) []byte {
+			return packet{srcMAC: from, dstMAC: group, src: "fe80::bad", dst: "ff02::1", hops: 255, next: icmp6, payload: icmp(134, 0, "40000708 00000000 00000000")}.frame()
+		}
+		if !h.passes("wire", "guest1", marker("wire")) { // so the bridge knows the wire's MAC
+			t.Error("guest1 received nothing from the wire")
+		}
+		for _, guest := range []string{"guest1", "guest3"} {
+			h.ends[guest].send(advertisement(macOf(guest)))
+			h.ends[guest].send(advertisement(macWire))
+			h.ends[guest].send(append(append(append([]byte(nil), group...), macWire...), append([]byte{0x88, 0xcc}, make([]byte, 46)...)...)) // LLDP
+		}
+		h.ends["wire"].send(advertisement(twin))
+		for {
+			f := host.receive(5 * time.Second)
+			if f == nil {
+				t.Fatalf("group %02x: the host did not receive what came from the wire", last)
+			}
+			if string(f[:6]) != string(group) {
+				continue
+			}
+			if string(f[6:12]) == string(twin) {
+				break
+			}
+			t.Errorf("group %02x: the host received a Router Advertisement of %s from a tap", last, net.HardwareAddr(f[6:12]))
+		}
+		if table := sh(t, "bridge fdb show br br0"); !strings.Contains(table, "02:00:00:00:00:fe dev eth0") {
+			t.Errorf("group %02x: a guest took the wire's MAC:\n%s", last, table)
+		}
+	}
+	for _, last := range []byte{0x02, 0x03, 0x0e, 0x0f} {
+		check(last)
+	}
+	// Before there is an agent, the filter loaded at boot does what it can.
+	h.stop()
+	h.stop = func() {}
+	sh(t, "for l in tap1 tap3; do ip link set $l type bridge_slave group_fwd_mask 0; done")
+	check(0x02)
 }

@@ -69,6 +69,22 @@ func (Links) Watch(ctx context.Context, changed func()) error {
 	}
 }
 
+// reservedGroups are all of the link's own groups, 01:80:c2:00:00:00 to 0f (IEEE
+// 802.1Q section 8.6.3), but that of pause frames, which the bridge drops.
+const reservedGroups = 0xffff &^ (1 << 1)
+
+// Confine has the bridge treat frames from the port to reserved groups as any
+// other. It would hand them to the host as the port's own, and learn their source
+// MAC, without showing them to the firewall's prerouting hook; LLDP's and, where
+// it speaks STP, that protocol's to no hook at all.
+func (Links) Confine(port sixacre.BridgePort) error {
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: port.Index}}
+	if err := netlink.LinkSetBRSlaveGroupFwdMask(link, reservedGroups); err != nil {
+		return fmt.Errorf("setting group_fwd_mask of bridge port %s: %w", port.Device, err)
+	}
+	return nil
+}
+
 // Secure makes the bridge itself hold the port to one MAC, as a second barrier
 // behind the firewall's: the MAC is entered for the port, which neither learns
 // others nor lets frames from others in (locked), gets no unicast meant for
