@@ -86,14 +86,14 @@ func (s Seconds) String() string {
 }
 
 // ParseSeconds reads a lifetime as a Go duration of whole seconds ("4h") or a
-// plain number of seconds.
+// plain number of seconds, in either case at least one.
 func ParseSeconds(v string) (Seconds, error) {
-	if n, err := strconv.ParseUint(v, 10, 32); err == nil {
+	if n, err := strconv.ParseUint(v, 10, 32); err == nil && n > 0 {
 		return Seconds(n), nil
 	}
 	d, err := time.ParseDuration(v)
-	if err != nil || d < 0 || d%time.Second != 0 || d/time.Second >= time.Duration(Infinity) {
-		return 0, Errorf(Invalid, "lifetime %q is not a number of seconds or a duration: write it as 4h or 14400", v)
+	if err != nil || d <= 0 || d%time.Second != 0 || d/time.Second >= time.Duration(Infinity) {
+		return 0, Errorf(Invalid, "lifetime %q is not a positive number of seconds or duration: write it as 4h or 14400", v)
 	}
 	return Seconds(d / time.Second), nil
 }

@@ -102,7 +102,7 @@ func TestParsePoolAndSeconds(t *testing.T) {
 			t.Errorf("ParseSeconds(%q) = %v, %v; want %v", s, got, err, want)
 		}
 	}
-	for _, s := range []string{"", "-4h", "1500ms", "2000000h", "soon"} {
+	for _, s := range []string{"", "0", "0s", "-4h", "1500ms", "2000000h", "soon"} {
 		if got, err := ParseSeconds(s); err == nil {
 			t.Errorf("ParseSeconds(%q) = %v", s, got)
 		}

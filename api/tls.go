@@ -46,7 +46,7 @@ func OpenAuthority(dir string, names []string) (*Authority, error) {
 	}
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
-		return nil, fmt.Errorf("the CA in %s cannot be read: %w", dir, err)
+		return nil, fmt.Errorf("the CA cannot be read: %w: restore ca.crt and ca.key in %s, or remove both to have another made", err, dir)
 	}
 	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
 	if !ok {

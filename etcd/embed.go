@@ -61,9 +61,11 @@ func Embed(ctx context.Context, dir string) (*Store, error) {
 	return &Store{client: v3client.New(started.Server), stop: sync.OnceFunc(started.Close)}, nil
 }
 
-// quiet is etcd's own log: only what somebody must act on.
+// quiet is etcd's own log: only what somebody must act on. Where etcd finds its
+// files damaged it logs that and panics, which nobody could recover from: the
+// process ends with the line alone.
 func quiet() *zap.Logger {
 	encoder := zap.NewProductionEncoderConfig()
 	encoder.EncodeTime = zapcore.ISO8601TimeEncoder
-	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(encoder), zapcore.Lock(os.Stderr), zapcore.ErrorLevel))
+	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(encoder), zapcore.Lock(os.Stderr), zapcore.ErrorLevel), zap.WithPanicHook(zapcore.WriteThenFatal))
 }

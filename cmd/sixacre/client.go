@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -134,26 +135,49 @@ func parseEach[T any](values []string, parse func(string) (T, error)) ([]T, erro
 	return out, nil
 }
 
-func parseAddr(s string) (netip.Addr, error) {
-	a, err := netip.ParseAddr(s)
-	if err != nil {
-		return a, sixacre.Errorf(sixacre.Invalid, "%q is not an IP address", s)
+// parseAddr returns the parser of an address that is what.
+func parseAddr(what string) func(string) (netip.Addr, error) {
+	return func(s string) (netip.Addr, error) {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return a, sixacre.Errorf(sixacre.Invalid, "%s %q is not an address: write it as 2001:db8::1", what, s)
+		}
+		return a, nil
 	}
-	return a, nil
 }
 
-func parsePrefix(s string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return p, sixacre.Errorf(sixacre.Invalid, "%q is not a prefix: write it as 2001:db8:4000:10::/60", s)
+// parsePrefix returns the parser of a prefix that is what, such as example.
+func parsePrefix(what, example string) func(string) (netip.Prefix, error) {
+	return func(s string) (netip.Prefix, error) {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return p, sixacre.Errorf(sixacre.Invalid, "%s %q is not a prefix: write it as %s", what, s, example)
+		}
+		return p, nil
 	}
-	return p, nil
 }
 
-// optional parses a flag's value unless it was left out.
-func optional[T any](s string, parse func(string) (T, error)) (v T, err error) {
-	if s == "" {
+// parseDelegated reads a delegated prefix.
+var parseDelegated = parsePrefix("prefix", "2001:db8:4000:10::/60")
+
+// optional parses a flag's value unless it was left out. An empty value was not:
+// it may be a shell's variable that nobody set.
+func optional[T any](c *cobra.Command, flag string, parse func(string) (T, error)) (v T, err error) {
+	if !c.Flags().Changed(flag) {
 		return v, nil
 	}
+	s, err := c.Flags().GetString(flag)
+	if err != nil {
+		return v, err
+	}
 	return parse(s)
+}
+
+// pathOf is the path of the thing of that name under another path. A name that a
+// path cannot hold is refused here; what else is wrong with it the server says.
+func pathOf(thing, under, name string) (string, error) {
+	if name == "" || name == "." || name == ".." {
+		return "", sixacre.ValidateName(thing, name)
+	}
+	return under + url.PathEscape(name), nil
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/url"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -88,7 +87,11 @@ closes the way out for everything that no such rule allows.`,
 					return err
 				}
 			}
-			made, err := call[sixacre.Rule](c, "POST", "/v1/groups/"+url.PathEscape(args[0])+"/rules", r)
+			path, err := pathOf("group", "/v1/groups/", args[0])
+			if err != nil {
+				return err
+			}
+			made, err := call[sixacre.Rule](c, "POST", path+"/rules", r)
 			if err != nil {
 				return err
 			}
@@ -117,7 +120,11 @@ func ruleDelete() *cobra.Command {
 			if err != nil {
 				return sixacre.Errorf(sixacre.Invalid, "rule %q is not a number: see 'sixacre group get %s'", args[1], args[0])
 			}
-			return send(c, "DELETE", fmt.Sprintf("/v1/groups/%s/rules/%d", url.PathEscape(args[0]), id), nil)
+			path, err := pathOf("group", "/v1/groups/", args[0])
+			if err != nil {
+				return err
+			}
+			return send(c, "DELETE", fmt.Sprintf("%s/rules/%d", path, id), nil)
 		},
 	}
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"net/url"
-
 	"github.com/spf13/cobra"
 
 	"github.com/sixacre/sixacre"
@@ -30,7 +28,7 @@ func instanceRows(i sixacre.Instance) (rows []row) {
 }
 
 func instanceCreate() *cobra.Command {
-	var mac, address string
+	var mac string
 	var prefixes, groups []string
 	var count int
 	n := sixacre.NIC{}
@@ -49,10 +47,10 @@ more.`,
 			if n.MAC, err = sixacre.ParseMAC(mac); err != nil {
 				return err
 			}
-			if n.Prefixes, err = parseEach(prefixes, parsePrefix); err != nil {
+			if n.Prefixes, err = parseEach(prefixes, parseDelegated); err != nil {
 				return err
 			}
-			if n.Address, err = optional(address, parseAddr); err != nil {
+			if n.Address, err = optional(c, "address", parseAddr("address")); err != nil {
 				return err
 			}
 			n.Groups = groups
@@ -74,7 +72,7 @@ more.`,
 	f.StringVar(&n.Device, "device", "", "the `tap` on that hypervisor, if its name is known")
 	f.IntVar(&count, "prefixes", 1, "how many prefixes to pick (1 unless --prefix is given)")
 	f.StringArrayVar(&prefixes, "prefix", nil, "exactly this `prefix`")
-	f.StringVar(&address, "address", "", "exactly this `address` (dhcpv6 pods)")
+	f.String("address", "", "exactly this `address` (dhcpv6 pods)")
 	f.StringArrayVar(&groups, "group", nil, "`name` of a security group (default "+sixacre.DefaultGroup+")")
 	c.MarkFlagRequired("pod")
 	c.MarkFlagRequired("mac")
@@ -82,7 +80,6 @@ more.`,
 }
 
 func instanceMove() *cobra.Command {
-	var mac string
 	move := api.Move{}
 	c := &cobra.Command{
 		Use:   "move NAME --host HOST [--mac MAC]",
@@ -91,10 +88,14 @@ func instanceMove() *cobra.Command {
 programmed there and withdrawn here. Addresses, prefixes and routes stay.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
-			if move.MAC, err = optional(mac, sixacre.ParseMAC); err != nil {
+			if move.MAC, err = optional(c, "mac", sixacre.ParseMAC); err != nil {
 				return err
 			}
-			moved, err := call[sixacre.Instance](c, "POST", "/v1/instances/"+url.PathEscape(args[0])+"/move", move)
+			path, err := pathOf("instance", "/v1/instances/", args[0])
+			if err != nil {
+				return err
+			}
+			moved, err := call[sixacre.Instance](c, "POST", path+"/move", move)
 			if err != nil {
 				return err
 			}
@@ -102,7 +103,7 @@ programmed there and withdrawn here. Addresses, prefixes and routes stay.`,
 		},
 	}
 	c.Flags().StringVar(&move.Host, "host", "", "`name` of the hypervisor that it is on now")
-	c.Flags().StringVar(&mac, "mac", "", "`address` of the NIC, where there are several")
+	c.Flags().String("mac", "", "`address` of the NIC, where there are several")
 	c.MarkFlagRequired("host")
 	return outputFlag(c)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -31,17 +32,18 @@ func run(ctx context.Context, args []string) int {
 	understood := false
 	noteRun(root, &understood)
 	err := root.ExecuteContext(ctx)
-	var usage usageError
-	switch {
-	case err == nil:
+	if err == nil {
 		return 0
-	case !understood || errors.As(err, &usage):
-		fmt.Fprintf(os.Stderr, "sixacre: %s (see --help)\n", err)
-		return 2
-	default:
-		fmt.Fprintln(os.Stderr, "sixacre:", err)
-		return 1
 	}
+	// Some of what cobra and yaml say has several lines.
+	message := strings.Join(strings.Fields(err.Error()), " ")
+	var usage usageError
+	if !understood || errors.As(err, &usage) {
+		fmt.Fprintf(os.Stderr, "sixacre: %s (see --help)\n", message)
+		return 2
+	}
+	fmt.Fprintln(os.Stderr, "sixacre:", message)
+	return 1
 }
 
 // usageError is a command line that a command itself did not understand.

@@ -28,7 +28,7 @@ func peerCreate() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			p.Name = args[0]
-			if p.Address, err = parseAddr(address); err != nil {
+			if p.Address, err = parseAddr("address")(address); err != nil {
 				return err
 			}
 			made, err := call[sixacre.Peer](c, "POST", "/v1/peers", p)

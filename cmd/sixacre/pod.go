@@ -1,8 +1,6 @@
 package main
 
 import (
-	"net/url"
-
 	"github.com/spf13/cobra"
 
 	"github.com/sixacre/sixacre"
@@ -24,7 +22,7 @@ func podRows(p sixacre.Pod) []row {
 }
 
 func podCreate() *cobra.Command {
-	var link, valid, preferred string
+	var link string
 	var pools, relays, dns, routers, identify []string
 	p := sixacre.Pod{}
 	c := &cobra.Command{
@@ -41,8 +39,8 @@ gets an answer.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			p.Name = args[0]
-			if p.LinkPrefix, err = parsePrefix(link); err != nil {
-				return sixacre.Errorf(sixacre.Invalid, "pod %s: link prefix %s", p.Name, err)
+			if p.LinkPrefix, err = parsePrefix("link prefix", "2001:db8:100:1::/64")(link); err != nil {
+				return sixacre.Errorf(sixacre.Invalid, "pod %s: %s", p.Name, err)
 			}
 			if p.Pools, err = parseEach(pools, sixacre.ParsePool); err != nil {
 				return err
@@ -50,19 +48,19 @@ gets an answer.`,
 			for _, id := range identify {
 				p.Identify = append(p.Identify, sixacre.Identifier(id))
 			}
-			if p.Relays, err = parseEach(relays, parseAddr); err != nil {
+			if p.Relays, err = parseEach(relays, parseAddr("relay")); err != nil {
 				return err
 			}
-			if p.DNS, err = parseEach(dns, parseAddr); err != nil {
+			if p.DNS, err = parseEach(dns, parseAddr("dns")); err != nil {
 				return err
 			}
-			if p.RouterLinkLocals, err = parseEach(routers, parseAddr); err != nil {
+			if p.RouterLinkLocals, err = parseEach(routers, parseAddr("router link-local")); err != nil {
 				return err
 			}
-			if p.ValidLifetime, err = optional(valid, sixacre.ParseSeconds); err != nil {
+			if p.ValidLifetime, err = optional(c, "valid-lifetime", sixacre.ParseSeconds); err != nil {
 				return err
 			}
-			if p.PreferredLifetime, err = optional(preferred, sixacre.ParseSeconds); err != nil {
+			if p.PreferredLifetime, err = optional(c, "preferred-lifetime", sixacre.ParseSeconds); err != nil {
 				return err
 			}
 			made, err := call[sixacre.Pod](c, "POST", "/v1/pods", p)
@@ -84,8 +82,8 @@ gets an answer.`,
 	f.StringArrayVar(&p.InterfaceIDs, "interface-id", nil, "`text` of option 18 by which a relay that leaves the link-address empty means this pod")
 	f.StringArrayVar(&routers, "router-link-local", nil, "link-local `address` of one of the pod's routers")
 	f.StringVar((*string)(&p.UnknownClients), "unknown-clients", "ignore", "what a client without record is told: ignore (nothing) or refuse")
-	f.StringVar(&valid, "valid-lifetime", "", "valid `lifetime` of addresses and prefixes (default "+sixacre.DefaultValidLifetime.String()+")")
-	f.StringVar(&preferred, "preferred-lifetime", "", "preferred `lifetime` of addresses and prefixes (default "+sixacre.DefaultPreferredLifetime.String()+")")
+	f.String("valid-lifetime", "", "valid `lifetime` of addresses and prefixes (default "+sixacre.DefaultValidLifetime.String()+")")
+	f.String("preferred-lifetime", "", "preferred `lifetime` of addresses and prefixes (default "+sixacre.DefaultPreferredLifetime.String()+")")
 	f.StringArrayVar(&dns, "dns", nil, "`address` of a recursive DNS server")
 	f.StringArrayVar(&p.Domains, "domain", nil, "`name` for the DNS search list")
 	f.StringVar((*string)(&p.DHCP), "dhcp", "builtin", "who answers DHCPv6: builtin")
@@ -116,7 +114,11 @@ func getCommand[T any](thing, path, header string, rows func(T) []row) *cobra.Co
 		Short: "Show one " + thing,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			v, err := call[T](c, "GET", path+url.PathEscape(args[0]), nil)
+			at, err := pathOf(thing, path, args[0])
+			if err != nil {
+				return err
+			}
+			v, err := call[T](c, "GET", at, nil)
 			if err != nil {
 				return err
 			}
@@ -133,7 +135,11 @@ func deleteCommand(thing, path, long string) *cobra.Command {
 		Long:  "Delete one " + thing + ". " + long,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return send(c, "DELETE", path+url.PathEscape(args[0]), nil)
+			at, err := pathOf(thing, path, args[0])
+			if err != nil {
+				return err
+			}
+			return send(c, "DELETE", at, nil)
 		},
 	}
 }

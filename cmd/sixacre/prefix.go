@@ -28,7 +28,6 @@ func prefixRows(d sixacre.Delegation) []row {
 }
 
 func prefixAdd() *cobra.Command {
-	var mac, prefix, pool string
 	r := control.PrefixRequest{}
 	c := &cobra.Command{
 		Use:   "add INSTANCE [--mac MAC] [--pool P] [--length N] [--prefix P]",
@@ -36,13 +35,13 @@ func prefixAdd() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			r.Instance = args[0]
-			if r.MAC, err = optional(mac, sixacre.ParseMAC); err != nil {
+			if r.MAC, err = optional(c, "mac", sixacre.ParseMAC); err != nil {
 				return err
 			}
-			if r.Prefix, err = optional(prefix, parsePrefix); err != nil {
+			if r.Prefix, err = optional(c, "prefix", parseDelegated); err != nil {
 				return err
 			}
-			if r.Pool, err = optional(pool, parsePrefix); err != nil {
+			if r.Pool, err = optional(c, "pool", parsePrefix("pool", "2001:db8:4000::/40")); err != nil {
 				return err
 			}
 			made, err := call[sixacre.Delegation](c, "POST", "/v1/prefixes", r)
@@ -52,9 +51,9 @@ func prefixAdd() *cobra.Command {
 			return show(c, made, prefixHeader, prefixRows)
 		},
 	}
-	c.Flags().StringVar(&mac, "mac", "", "`address` of the NIC, where there are several")
-	c.Flags().StringVar(&prefix, "prefix", "", "exactly this `prefix`; otherwise one is picked")
-	c.Flags().StringVar(&pool, "pool", "", "pick from this `pool`")
+	c.Flags().String("mac", "", "`address` of the NIC, where there are several")
+	c.Flags().String("prefix", "", "exactly this `prefix`; otherwise one is picked")
+	c.Flags().String("pool", "", "pick from this `pool`")
 	c.Flags().IntVar(&r.Length, "length", 0, "pick from a pool that delegates this length")
 	c.MarkFlagsMutuallyExclusive("prefix", "pool")
 	c.MarkFlagsMutuallyExclusive("prefix", "length")
@@ -69,7 +68,7 @@ func prefixRelease() *cobra.Command {
 rests in quarantine until no lease on it can be in force any more.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			p, err := parsePrefix(args[0])
+			p, err := parseDelegated(args[0])
 			if err != nil {
 				return err
 			}

@@ -80,13 +80,20 @@ token create', 'sixacre host create'). DIR/ca.crt is the CA of the TLS listener.
 			if config.Data == "" {
 				return usageError("the server needs a directory for its data: give --data DIR")
 			}
-			if config.API == "" {
+			if config.API == "" && !c.Flags().Changed("api") {
 				config.API = flags.API
 			}
 			if len(config.DHCP6) == 0 {
 				config.DHCP6 = flags.DHCP6
 			}
-			return config.run(c.Context())
+			if err := config.validate(); err != nil {
+				return err
+			}
+			err := config.run(c.Context())
+			if c.Context().Err() != nil && errors.Is(err, context.Canceled) {
+				return nil // we were asked to end
+			}
+			return err
 		},
 	}
 	f := c.Flags()
@@ -103,6 +110,28 @@ const (
 	confirmEvery = 5 * time.Second
 	tickEvery    = time.Minute
 )
+
+// maxSocketPath is how many octets the name of a unix socket may have (unix(7)).
+const maxSocketPath = 107
+
+// validate refuses what could not be served, before anything is touched.
+func (config serverConfig) validate() error {
+	if config.API != "none" {
+		if _, _, err := net.SplitHostPort(config.API); err != nil {
+			return sixacre.Errorf(sixacre.Invalid, "api %q is not an address and port: write it as [::1]:5460, or none", config.API)
+		}
+	}
+	for _, at := range config.DHCP6 {
+		if _, err := netip.ParseAddrPort(at); err != nil && at != "none" {
+			return sixacre.Errorf(sixacre.Invalid, "dhcp6 %q is not an address and port: write it as [::]:547, or none", at)
+		}
+	}
+	if socket := filepath.Join(config.Data, api.SocketName); len(socket) > maxSocketPath {
+		return sixacre.Errorf(sixacre.Invalid, "data %s: the path of the socket in it has %d octets, more than the %d that the kernel takes: give a shorter one",
+			config.Data, len(socket), maxSocketPath)
+	}
+	return nil
+}
 
 func (config serverConfig) run(ctx context.Context) error {
 	if err := os.MkdirAll(config.Data, 0o700); err != nil {
@@ -136,7 +165,11 @@ func (config serverConfig) run(ctx context.Context) error {
 	}
 
 	// Everything follows the record from one watch.
+	ctx, cancel := context.WithCancel(ctx)
 	group, ctx := errgroup.WithContext(ctx)
+	// The store is closed only when nobody follows it any more.
+	defer group.Wait()
+	defer cancel()
 	seen := make(chan struct{})
 	group.Go(func() error {
 		return store.Watch(ctx, func(full bool, events []sixacre.Event, revision int64) {
@@ -177,7 +210,7 @@ func (config serverConfig) run(ctx context.Context) error {
 		}
 		address, err := netip.ParseAddrPort(at)
 		if err != nil {
-			return sixacre.Errorf(sixacre.Invalid, "dhcp6 %q is not an address and port: write it as [::]:547", at)
+			return err
 		}
 		socket, err := dhcpd.Listen(address)
 		if err != nil {
@@ -208,11 +241,7 @@ func (config serverConfig) run(ctx context.Context) error {
 		group.Go(func() error { return serve(ctx, authority.Listen(network), server.Network()) })
 	}
 	slog.Info("serving", "socket", socket, "api", config.API, "dhcp6", config.DHCP6, "version", version)
-	err = group.Wait()
-	if errors.Is(err, context.Canceled) {
-		return nil // we were asked to end
-	}
-	return err
+	return group.Wait()
 }
 
 // lock keeps a second server off the directory.
