@@ -254,6 +254,9 @@ func (h *host) passes(from, to string, frame []byte) bool {
 	mark := marker(from)
 	src.send(frame)
 	src.send(mark)
+	if frame[12] == 0x81 || frame[12] == 0x88 && frame[13] == 0xa8 { // packet sockets show it without its outer tag
+		frame = append(append([]byte(nil), frame[:12]...), frame[16:]...)
+	}
 	arrived := false
 	for {
 		got := dst.receive(5 * time.Second)

@@ -70,6 +70,29 @@ func TestToTap(t *testing.T) {
 		wire("node information query", false, outside, own1, 64, icmp6, icmp(139, 0, "00000000")),
 	})
 
+	t.Run("in other frames", func(t *testing.T) {
+		ping := toGuest1(outside, own1, 64, icmp6, icmp(128, 0, "00040004")).frame()
+		for _, c := range []struct {
+			name   string
+			pass   bool
+			header string // instead of the ethertype, whose packet is what a guest may get
+		}{
+			{"IPv6", true, "\x86\xdd"},
+			{"IPv4", true, "\x08\x00"},
+			{"priority tag", false, "\x81\x00\xe0\x00\x86\xdd"},
+			{"VLAN tag", false, "\x81\x00\x00\x05\x86\xdd"},
+			{"provider tag", false, "\x88\xa8\x00\x00\x81\x00\x00\x00\x86\xdd"},
+			{"priority tag of IPv4", false, "\x81\x00\xe0\x00\x08\x00"},
+			{"802.3", false, "\x00\x40"},
+			{"another ethertype", false, "\x88\xb5"},
+		} {
+			frame := append(append(append([]byte(nil), ping[:12]...), c.header...), ping[14:]...)
+			if got := h.passes("wire", "guest1", frame); got != c.pass {
+				t.Errorf("%s: passed %t, want %t", c.name, got, c.pass)
+			}
+		}
+	})
+
 	t.Run("answers to what it asked", func(t *testing.T) {
 		ask := packet{srcMAC: mac1, src: prefix1, dst: outside, next: tcp, payload: tcpTo(4000, 80, syn, 7, 0)}
 		answer := toGuest1(outside, prefix1, 64, tcp, tcpTo(80, 4000, synAck, 9, 8))
