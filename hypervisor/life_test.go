@@ -151,6 +151,25 @@ func (h *host) until(what string, ok func() bool) {
 	}
 }
 
+// TestForeignMarks: what others write into the packet mark neither opens a
+// connection nor ends one.
+func TestForeignMarks(t *testing.T) {
+	h := newHost(t, filterAlone{})
+	h.follow(sixacre.View{Instances: []sixacre.Instance{instance(1)}})
+	for i, c := range []struct{ priority, mark string }{
+		{"-250", "0x10000000"}, {"0", "0x10000000"}, {"0", "0xffffffff"}, {"-250", "0x1"}, {"0", "0x1"},
+	} {
+		sh(t, "nft add table ip6 foreign; nft add chain ip6 foreign c '{ type filter hook prerouting priority "+c.priority+"; }'; nft add rule ip6 foreign c meta mark set "+c.mark)
+		port := uint16(4000 + i)
+		h.deliver([]delivery{
+			{"with mark " + c.mark + " at " + c.priority + ": what nobody asked for", false, "wire", "guest1", toGuest1(outside, own1, 64, udp, udpTo(53, port, 'a'))},
+			{"with mark " + c.mark + " at " + c.priority + ": the question", true, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: udp, payload: udpTo(port, 53, 'q')}},
+			{"with mark " + c.mark + " at " + c.priority + ": the answer", true, "wire", "guest1", toGuest1(outside, own1, 64, udp, udpTo(53, port, 'a'))},
+		})
+		sh(t, "nft delete table ip6 foreign")
+	}
+}
+
 // TestSecondBarrier: without any firewall the bridge lets no other MAC in from a
 // tap, and ND still reaches the guest.
 func TestSecondBarrier(t *testing.T) {
