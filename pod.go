@@ -116,6 +116,15 @@ const DefaultDelegatedLength = 60
 // maxPoolBits bounds the number of prefixes in a pool to 2^32.
 const maxPoolBits = 32
 
+// maxDNS is how many DNS servers a pod may have, and maxSearchList how many
+// octets its search list on the wire. Each makes one option of at most 248 octets
+// in a Router Advertisement: it may not be fragmented (RFC 6980 section 5), and
+// mdlayher/ndp cannot write a longer option.
+const (
+	maxDNS        = 15
+	maxSearchList = 240
+)
+
 // Pool is a block that prefixes are delegated from. It is routed to the pod's
 // routers by the network administrator.
 type Pool struct {
@@ -301,14 +310,26 @@ func (p Pod) validate() error {
 			return Errorf(Invalid, "router link-local %s is not a link-local address: write it as fe80::1", a)
 		}
 	}
+	for i, id := range p.InterfaceIDs {
+		if id == "" || slices.Contains(p.InterfaceIDs[:i], id) {
+			return Errorf(Invalid, "interface-id %q is empty or given twice: give what the relays send in option 18", id)
+		}
+	}
+	if len(p.DNS) > maxDNS {
+		return Errorf(Invalid, "%d dns servers are more than the %d that fit into a Router Advertisement: leave some out", len(p.DNS), maxDNS)
+	}
 	for _, a := range p.DNS {
 		if !a.Is6() || a.Is4In6() || a.IsMulticast() || a.IsUnspecified() || a.Zone() != "" {
 			return Errorf(Invalid, "dns %s is not an IPv6 unicast address", a)
 		}
 	}
+	octets := 0
 	for _, d := range p.Domains {
 		if !isDomain(d) {
 			return Errorf(Invalid, "domain %q is not a DNS name: write it as example.net", d)
+		}
+		if octets += len(d) + 2; octets > maxSearchList {
+			return Errorf(Invalid, "domain %q makes the search list longer than the %d octets that fit into a Router Advertisement: leave some out", d, maxSearchList)
 		}
 	}
 	return nil
@@ -333,6 +354,12 @@ func (p Pod) ValidateBeside(other Pod) error {
 			if pool.Prefix.Contains(a) {
 				return Errorf(Conflict, "pod %s: pool %s holds relay %s of pod %s", p.Name, pool.Prefix, a, other.Name)
 			}
+		}
+	}
+	for _, id := range p.InterfaceIDs {
+		shared := func(a netip.Addr) bool { return slices.Contains(other.Relays, a) }
+		if slices.Contains(other.InterfaceIDs, id) && slices.ContainsFunc(p.Relays, shared) {
+			return Errorf(Conflict, "pod %s: interface-id %q is that of pod %s, behind the same relay: give each its own", p.Name, id, other.Name)
 		}
 	}
 	for _, q := range other.Pools {

@@ -223,7 +223,7 @@ func TestRefusals(t *testing.T) {
 	if err := r.CreatePeer(ctx, sixacre.Peer{Name: "r2", Pod: "pod2", Address: netip.MustParseAddr("2001:db8:100:2::2"), ASN: 64512}); err != nil {
 		t.Fatal(err)
 	}
-	r.pod(sixacre.Pod{Name: "pod3", LinkPrefix: netip.MustParsePrefix("2001:db8:100:3::/64"), Relays: []netip.Addr{netip.MustParseAddr("2001:db8:100:2::3")}})
+	r.pod(sixacre.Pod{Name: "pod3", LinkPrefix: netip.MustParsePrefix("2001:db8:100:3::/64"), Relays: []netip.Addr{netip.MustParseAddr("2001:db8:100:2::3")}, InterfaceIDs: []string{"vlan3"}})
 	until(t, r.follow(control.Scope{Pod: "pod3"}), "pod3", func(v sixacre.View) bool { return len(v.Pods) == 1 })
 
 	pod := func(change func(*sixacre.Pod)) func() error {
@@ -290,7 +290,17 @@ func TestRefusals(t *testing.T) {
 		"infinite lifetime":             {pod(func(p *sixacre.Pod) { p.ValidLifetime = sixacre.Infinity }), sixacre.Invalid, "infinity"},
 		"pod name taken":                {pod(func(p *sixacre.Pod) { p.Name = "pod1" }), sixacre.Conflict, "pod1"},
 		"pod name with a slash":         {pod(func(p *sixacre.Pod) { p.Name = "a/b" }), sixacre.Invalid, `"a/b"`},
-		"domain with a space":           {pod(func(p *sixacre.Pod) { p.Domains = []string{"a b"} }), sixacre.Invalid, `"a b"`},
+		"16 dns servers": {pod(func(p *sixacre.Pod) {
+			p.DNS = slices.Repeat([]netip.Addr{netip.MustParseAddr("2001:db8::53")}, 16)
+		}), sixacre.Invalid, "16"},
+		"long search list": {pod(func(p *sixacre.Pod) {
+			p.Domains = slices.Repeat([]string{strings.Repeat("abcdefg.", 7) + "net"}, 4)
+		}), sixacre.Invalid, "240 octets"},
+		"empty interface-id": {pod(func(p *sixacre.Pod) { p.InterfaceIDs = []string{""} }), sixacre.Invalid, `""`},
+		"interface-id of another": {pod(func(p *sixacre.Pod) {
+			p.InterfaceIDs, p.Relays = []string{"vlan3"}, []netip.Addr{netip.MustParseAddr("2001:db8:100:2::3")}
+		}), sixacre.Conflict, "pod pod3"},
+		"domain with a space": {pod(func(p *sixacre.Pod) { p.Domains = []string{"a b"} }), sixacre.Invalid, `"a b"`},
 
 		"multicast mac":              {deploy("new", "pod1", "01:00:5e:00:00:01"), sixacre.Invalid, "01:00:5e:00:00:01"},
 		"zero mac":                   {deploy("new", "pod1", "00:00:00:00:00:00"), sixacre.Invalid, "00:00:00:00:00:00"},

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -57,6 +58,23 @@ func TestMessage(t *testing.T) {
 	}
 	if last := final(*got); last.RouterLifetime != 0 || !reflect.DeepEqual(last.Options, got.Options) {
 		t.Errorf("the last one: %+v", last)
+	}
+}
+
+// Whatever a pod may be given can be advertised, without being fragmented.
+func TestTheLargestPodCanBeAdvertised(t *testing.T) {
+	largest := pod
+	grow := func(more func(*sixacre.Pod)) {
+		for p := largest; p.Validate() == nil; more(&p) {
+			largest = p
+		}
+	}
+	grow(func(p *sixacre.Pod) { p.DNS = append(slices.Clone(p.DNS), netip.MustParseAddr("2001:db8::54")) })
+	grow(func(p *sixacre.Pod) { p.Domains = append(slices.Clone(p.Domains), "a.example.net") })
+	grow(func(p *sixacre.Pod) { p.Domains = append(slices.Clone(p.Domains), "a") })
+	b, err := ndp.MarshalMessage(Message(largest, Source{MAC: mac, MTU: 1450, Lifetime: DefaultLifetime}))
+	if err != nil || len(b) > 1240 {
+		t.Errorf("%d servers, %d domains: %d octets, %v", len(largest.DNS), len(largest.Domains), len(b), err)
 	}
 }
 
