@@ -1,9 +1,6 @@
 package sixacre
 
-import (
-	"net/netip"
-	"slices"
-)
+import "net/netip"
 
 // NICState says whether the NIC's instance runs.
 type NICState string
@@ -93,18 +90,22 @@ func (i Instance) Validate() error {
 	return nil
 }
 
-// NIC returns the instance's NIC with that MAC. With the zero MAC it returns the
-// only NIC, and refuses where there are several.
-func (i Instance) NIC(mac MAC) (int, error) {
-	if mac == (MAC{}) {
-		if len(i.NICs) == 1 {
-			return 0, nil
+// NIC returns which of the instance's NICs has that MAC and is on that pod. The
+// zero MAC and the empty pod are whichever, and refused where they leave several.
+func (i Instance) NIC(mac MAC, pod string) (int, error) {
+	at, several := -1, false
+	for k, n := range i.NICs {
+		if (mac == MAC{} || n.MAC == mac) && (pod == "" || n.Pod == pod) {
+			at, several = k, at >= 0
 		}
-		return 0, Errorf(Invalid, "instance %s has %d NICs: say which with its mac", i.Name, len(i.NICs))
 	}
-	at := slices.IndexFunc(i.NICs, func(n NIC) bool { return n.MAC == mac })
-	if at < 0 {
+	switch {
+	case at < 0 && pod == "":
 		return 0, Errorf(NotFound, "instance %s has no NIC %s", i.Name, mac)
+	case at < 0:
+		return 0, Errorf(NotFound, "instance %s has no such NIC in pod %s", i.Name, pod)
+	case several:
+		return 0, Errorf(Invalid, "instance %s has %d NICs: say which with its mac, or its pod", i.Name, len(i.NICs))
 	}
 	return at, nil
 }

@@ -93,8 +93,8 @@ func operations(s *Server, api huma.API) {
 	handle(api, "DELETE", "/v1/instances/{name}", "Retire an instance: its prefixes go into quarantine", func(ctx context.Context, in *named) (*none, error) {
 		return nil, c.Retire(ctx, in.Name)
 	})
-	handle(api, "POST", "/v1/instances/{name}/move", "Record that a NIC is on another host", func(ctx context.Context, in *namedBody[Move]) (*body[sixacre.Instance], error) {
-		if err := c.Move(ctx, in.Name, in.Body.MAC, in.Body.Host); err != nil {
+	handle(api, "POST", "/v1/instances/{name}/move", "Record that a NIC is on another host", func(ctx context.Context, in *namedBody[control.Move]) (*body[sixacre.Instance], error) {
+		if err := c.Move(ctx, in.Name, in.Body); err != nil {
 			return nil, err
 		}
 		return show(c.Instance(ctx, in.Name))
@@ -199,12 +199,6 @@ func operations(s *Server, api huma.API) {
 	})
 	handle(api, "GET", "/v1/watch", "Follow what concerns a host or a pod: a stream of views as NDJSON, the first complete, the others changes to it",
 		s.watch, sixacre.RoleHost, sixacre.RoleRouter)
-}
-
-// Move names the host that a NIC is on from now on.
-type Move struct {
-	MAC  sixacre.MAC `json:"mac,omitzero" doc:"Which NIC; may be left out where there is one"`
-	Host string      `json:"host" required:"true"`
 }
 
 // HostCreated is a new host with the token of its agent.

@@ -703,11 +703,50 @@ func TestMoveToTheSameHost(t *testing.T) {
 	}
 	r.mustDeploy("i-1", "pod1", "06:00:00:00:00:01", func(n *control.NICDeployment) { n.Host, n.Device = "hv1", "tap1" })
 	for _, c := range []struct{ host, device string }{{"hv1", "tap1"}, {"hv2", ""}} {
-		if err := r.Move(t.Context(), "i-1", sixacre.MAC{}, c.host); err != nil {
+		if err := r.Move(t.Context(), "i-1", control.Move{Host: c.host}); err != nil {
 			t.Fatal(err)
 		}
 		if i, err := r.Instance(t.Context(), "i-1"); err != nil || i.NICs[0].Device != c.device {
 			t.Errorf("moved to %s: %+v, %v; want device %q", c.host, i, err, c.device)
 		}
+	}
+}
+
+// An instance may have the same MAC in two pods: then the pod says which NIC.
+func TestTheSameMACInTwoPods(t *testing.T) {
+	r := newRecord(t)
+	ctx := t.Context()
+	r.pod(slaac())
+	r.pod(dhcpv6())
+	if _, err := r.CreateHost(ctx, sixacre.Host{Name: "hv1"}); err != nil {
+		t.Fatal(err)
+	}
+	mac := sixacre.MAC{6, 0, 0, 0, 0, 1}
+	none := 0
+	if _, err := r.Deploy(ctx, control.Deployment{Name: "i-1", NICs: []control.NICDeployment{
+		{NIC: sixacre.NIC{Pod: "pod1", MAC: mac}, PrefixCount: &none}, {NIC: sixacre.NIC{Pod: "pod2", MAC: mac}, PrefixCount: &none},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []control.Move{{Host: "hv1"}, {Host: "hv1", MAC: mac}} {
+		if err := r.Move(ctx, "i-1", m); sixacre.CodeOf(err) != sixacre.Invalid {
+			t.Errorf("%+v: %v, want a refusal", m, err)
+		}
+		if _, err := r.AddPrefix(ctx, control.PrefixRequest{Instance: "i-1", MAC: m.MAC}); sixacre.CodeOf(err) != sixacre.Invalid {
+			t.Errorf("a prefix for %v: %v, want a refusal", m.MAC, err)
+		}
+	}
+	if err := r.Move(ctx, "i-1", control.Move{Host: "hv1", MAC: mac, Pod: "pod3"}); sixacre.CodeOf(err) != sixacre.NotFound {
+		t.Errorf("in a pod that it is not on: %v", err)
+	}
+	if err := r.Move(ctx, "i-1", control.Move{Host: "hv1", MAC: mac, Pod: "pod2"}); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := r.AddPrefix(ctx, control.PrefixRequest{Instance: "i-1", Pod: "pod2"}); err != nil || d.Pod != "pod2" {
+		t.Errorf("delegated %+v, %v; want one to the NIC on pod2", d, err)
+	}
+	i, err := r.Instance(ctx, "i-1")
+	if err != nil || i.NICs[0].Host != "" || i.NICs[1].Host != "hv1" || len(i.NICs[0].Prefixes) != 0 || len(i.NICs[1].Prefixes) != 1 {
+		t.Errorf("%+v, %v; want only the NIC on pod2 changed", i, err)
 	}
 }

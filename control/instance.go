@@ -244,23 +244,30 @@ func (c *Control) Retire(ctx context.Context, name string) error {
 	})
 }
 
+// Move names the host that a NIC is on from now on.
+type Move struct {
+	MAC  sixacre.MAC `json:"mac,omitzero" doc:"Which NIC; may be left out where there is one"`
+	Pod  string      `json:"pod,omitempty" doc:"Which NIC, where several have that MAC"`
+	Host string      `json:"host" required:"true"`
+}
+
 // Move records that a NIC is on another host from now on. Its addresses and
 // prefixes stay.
-func (c *Control) Move(ctx context.Context, name string, mac sixacre.MAC, host string) error {
+func (c *Control) Move(ctx context.Context, name string, m Move) error {
 	return c.change(ctx, func(a *attempt) error {
 		i, err := must[sixacre.Instance](a, "instance", sixacre.Instance{Name: name}.Key())
 		if err != nil {
 			return err
 		}
-		at, err := i.NIC(mac)
+		at, err := i.NIC(m.MAC, m.Pod)
 		if err != nil {
 			return err
 		}
-		if _, err := must[sixacre.Host](a, "host", sixacre.Host{Name: host}.Key()); err != nil {
+		if _, err := must[sixacre.Host](a, "host", sixacre.Host{Name: m.Host}.Key()); err != nil {
 			return err
 		}
-		if i.NICs[at].Host != host {
-			i.NICs[at].Host = host
+		if i.NICs[at].Host != m.Host {
+			i.NICs[at].Host = m.Host
 			// The tap is made anew on the other host, under a name of its own.
 			i.NICs[at].Device = ""
 		}

@@ -100,6 +100,7 @@ func (c *Control) wall() time.Time { return c.now().UTC().Truncate(time.Millisec
 type PrefixRequest struct {
 	Instance string       `json:"instance" required:"true" example:"i-1"`
 	MAC      sixacre.MAC  `json:"mac,omitzero" doc:"Which NIC; may be left out where there is one"`
+	Pod      string       `json:"pod,omitempty" doc:"Which NIC, where several have that MAC"`
 	Prefix   netip.Prefix `json:"prefix,omitzero" doc:"Exactly this prefix; picked if not given"`
 	Pool     netip.Prefix `json:"pool,omitzero" doc:"Pick from this pool"`
 	Length   int          `json:"length,omitempty" doc:"Pick from a pool that delegates this length"`
@@ -113,7 +114,7 @@ func (c *Control) AddPrefix(ctx context.Context, req PrefixRequest) (sixacre.Del
 		if err != nil {
 			return err
 		}
-		at, err := i.NIC(req.MAC)
+		at, err := i.NIC(req.MAC, req.Pod)
 		if err != nil {
 			return err
 		}

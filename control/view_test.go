@@ -110,7 +110,7 @@ func TestAHostSeesItsOwnAndWhatItsFilterNeeds(t *testing.T) {
 	until(t, views, "the member's new prefix", func(v sixacre.View) bool {
 		return slices.Contains(v.Members[0].Prefixes, added.Prefix)
 	})
-	if err := r.Move(ctx, "stranger", sixacre.MAC{}, "hv1"); err != nil {
+	if err := r.Move(ctx, "stranger", control.Move{Host: "hv1"}); err != nil {
 		t.Fatal(err)
 	}
 	until(t, views, "an instance that moved here", func(v sixacre.View) bool {

@@ -4,7 +4,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sixacre/sixacre"
-	"github.com/sixacre/sixacre/api"
 	"github.com/sixacre/sixacre/control"
 )
 
@@ -80,9 +79,9 @@ more.`,
 }
 
 func instanceMove() *cobra.Command {
-	move := api.Move{}
+	move := control.Move{}
 	c := &cobra.Command{
-		Use:   "move NAME --host HOST [--mac MAC]",
+		Use:   "move NAME --host HOST [--mac MAC] [--pod POD]",
 		Short: "Record that an instance is on another hypervisor",
 		Long: `Record that an instance's NIC is on another hypervisor from now on: its filter is
 programmed there and withdrawn here. Addresses, prefixes and routes stay.`,
@@ -104,6 +103,7 @@ programmed there and withdrawn here. Addresses, prefixes and routes stay.`,
 	}
 	c.Flags().StringVar(&move.Host, "host", "", "`name` of the hypervisor that it is on now")
 	c.Flags().String("mac", "", "`address` of the NIC, where there are several")
+	c.Flags().StringVar(&move.Pod, "pod", "", "`name` of the NIC's pod, where several have that MAC")
 	c.MarkFlagRequired("host")
 	return outputFlag(c)
 }

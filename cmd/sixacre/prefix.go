@@ -30,7 +30,7 @@ func prefixRows(d sixacre.Delegation) []row {
 func prefixAdd() *cobra.Command {
 	r := control.PrefixRequest{}
 	c := &cobra.Command{
-		Use:   "add INSTANCE [--mac MAC] [--pool P] [--length N] [--prefix P]",
+		Use:   "add INSTANCE [--mac MAC] [--pod POD] [--pool P] [--length N] [--prefix P]",
 		Short: "Delegate one more prefix to an instance",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
@@ -52,6 +52,7 @@ func prefixAdd() *cobra.Command {
 		},
 	}
 	c.Flags().String("mac", "", "`address` of the NIC, where there are several")
+	c.Flags().StringVar(&r.Pod, "pod", "", "`name` of the NIC's pod, where several have that MAC")
 	c.Flags().String("prefix", "", "exactly this `prefix`; otherwise one is picked")
 	c.Flags().String("pool", "", "pick from this `pool`")
 	c.Flags().IntVar(&r.Length, "length", 0, "pick from a pool that delegates this length")
