@@ -7,4 +7,8 @@ type BridgePort struct {
 	MAC         MAC // of the host's side; libvirt makes it the guest's with fe as the first octet
 	Bridge      string
 	BridgeIndex int
+
+	Confined bool // the bridge treats frames to reserved groups as any other
+	Learning bool // the bridge learns MACs from it
+	Tracked  bool // the bridge shows its IPv6 to the firewall's ip6 hooks
 }

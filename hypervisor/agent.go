@@ -62,16 +62,10 @@ type Agent struct {
 	once sync.Once
 	wake chan struct{}
 
-	saved    sixacre.View                       // what the state directory holds
-	tracked  []bridge                           // bridges whose IPv6 is tracked
-	confined map[sixacre.BridgePort]bool        // taps that the firewall sees all of
-	secured  map[sixacre.BridgePort]sixacre.MAC // ports held to a MAC
-	found    map[nicKey]string                  // the tap of each NIC, as last logged
-}
-
-type bridge struct {
-	name  string
-	index int
+	saved   sixacre.View        // what the state directory holds
+	tracked []string            // bridges whose IPv6 is tracked
+	secured map[int]sixacre.MAC // ports, by interface index, held to a MAC
+	found   map[nicKey]string   // the tap of each NIC, as last logged
 }
 
 // retry is how soon a change that the kernel refused is tried again; look is
@@ -234,38 +228,32 @@ func (a *Agent) closeTaps(ctx context.Context) error {
 
 // confine sets up taps that are new, whether they have a NIC or not.
 func (a *Agent) confine(ports []sixacre.BridgePort) {
-	now := map[sixacre.BridgePort]bool{}
 	for _, p := range ports {
-		if !a.isTap(p.Device) {
+		if p.Confined || !a.isTap(p.Device) {
 			continue
 		}
-		if !a.confined[p] {
-			if err := a.Links.Confine(p); err != nil {
-				a.Log.Warn("frames from the tap to reserved groups pass the filter by", "device", p.Device, "reason", err)
-				continue
-			}
+		if err := a.Links.Confine(p); err != nil {
+			a.Log.Warn("frames from the tap to reserved groups pass the filter by", "device", p.Device, "reason", err)
 		}
-		now[p] = true
 	}
-	a.confined = now
 }
 
-// track makes connections on the bridges known, once for each bridge.
+// track makes connections on the bridges known.
 func (a *Agent) track(ctx context.Context, ports []sixacre.BridgePort, h firewall.Host) error {
 	if a.Mode != firewall.BridgeNetfilter {
 		return nil
 	}
-	var now []bridge
-	var names []string
+	var now []string
+	lost := false // a bridge made anew, or set back by others
 	for _, b := range h.Bridges {
 		i := slices.IndexFunc(ports, func(p sixacre.BridgePort) bool { return p.Bridge == b.Name })
-		now = append(now, bridge{b.Name, ports[i].BridgeIndex})
-		names = append(names, b.Name)
+		lost = lost || !ports[i].Tracked
+		now = append(now, b.Name)
 	}
-	if len(now) == 0 || slices.Equal(now, a.tracked) {
+	if len(now) == 0 || !lost && slices.Equal(now, a.tracked) {
 		return nil
 	}
-	notes, err := a.Links.TrackIPv6(ctx, names)
+	notes, err := a.Links.TrackIPv6(ctx, now)
 	if err != nil {
 		return err
 	}
@@ -276,20 +264,21 @@ func (a *Agent) track(ctx context.Context, ports []sixacre.BridgePort, h firewal
 	return nil
 }
 
-// secure sets up the second barrier for taps that are new or changed hands.
+// secure sets up the second barrier for taps that are new or changed hands. One
+// that was off its bridge for a moment learns again.
 func (a *Agent) secure(finds []find, rs firewall.Ruleset) {
-	now := map[sixacre.BridgePort]sixacre.MAC{}
+	now := map[int]sixacre.MAC{}
 	for _, f := range finds {
 		if !rs.Filters(f.port.Device) {
 			continue
 		}
-		if a.secured[f.port] != f.nic.MAC {
+		if a.secured[f.port.Index] != f.nic.MAC || f.port.Learning {
 			if err := a.Links.Secure(f.port, f.nic.MAC); err != nil {
 				a.Log.Warn("the bridge does not hold the port to its MAC; the filter does", "device", f.port.Device, "reason", err)
 				continue
 			}
 		}
-		now[f.port] = f.nic.MAC
+		now[f.port.Index] = f.nic.MAC
 	}
 	a.secured = now
 }

@@ -1,6 +1,7 @@
 package hypervisor_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -148,6 +149,26 @@ func (h *host) until(what string, ok func() bool) {
 		if time.Now().After(deadline) {
 			h.Fatalf("%s: not within 10 s", what)
 		}
+	}
+}
+
+// TestPortSetBack: what the agent set in a bridge and its ports is set again
+// when it is gone, however short the tap was off its bridge.
+func TestPortSetBack(t *testing.T) {
+	h := newHost(t, rtnl.Links{})
+	h.follow(sixacre.View{Instances: []sixacre.Instance{instance(1)}}) // tap3 stays closed
+	shown := func(device string, settings ...string) func() bool {
+		return func() bool {
+			link := sh(t, "ip -d link show "+device)
+			return !slices.ContainsFunc(settings, func(s string) bool { return !strings.Contains(link, s) })
+		}
+	}
+	for range 5 {
+		sh(t, `for l in tap1 tap3; do printf "link set $l nomaster\nlink set $l master br0\n"; done | ip -batch -
+			ip link set br0 type bridge nf_call_ip6tables 0`)
+		h.until("tap1 secured", shown("tap1", "learning off", "locked on", "group_fwd_mask 0xfffd"))
+		h.until("tap3 confined", shown("tap3", "group_fwd_mask 0xfffd"))
+		h.until("br0 tracked", shown("br0", "nf_call_ip6tables 1"))
 	}
 }
 

@@ -3,12 +3,14 @@ package rtnl
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -23,29 +25,69 @@ type Links struct{}
 
 // BridgePorts returns every port of every bridge.
 func (Links) BridgePorts() ([]sixacre.BridgePort, error) {
-	links, err := netlink.LinkList()
+	request := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+	request.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	messages, err := request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
 	if err != nil {
 		return nil, fmt.Errorf("listing links: %w", err)
 	}
-	bridges := map[int]string{}
-	for _, l := range links {
-		if l.Type() == "bridge" {
-			bridges[l.Attrs().Index] = l.Attrs().Name
+	type bridge struct {
+		name    string
+		tracked bool
+	}
+	bridges := map[int]bridge{}
+	var all []sixacre.BridgePort
+	for _, m := range messages {
+		link, err := netlink.LinkDeserialize(nil, m)
+		if err != nil {
+			return nil, fmt.Errorf("listing links: %w", err)
 		}
+		own, asPort, err := linkInfo(m)
+		if err != nil {
+			return nil, fmt.Errorf("listing links: %w", err)
+		}
+		a := link.Attrs()
+		if link.Type() == "bridge" {
+			bridges[a.Index] = bridge{a.Name, isOn(own[nl.IFLA_BR_NF_CALL_IP6TABLES])}
+		}
+		p := sixacre.BridgePort{Device: a.Name, Index: a.Index, BridgeIndex: a.MasterIndex}
+		copy(p.MAC[:], a.HardwareAddr)
+		mask := asPort[nl.IFLA_BRPORT_GROUP_FWD_MASK].Value
+		p.Confined = len(mask) == 2 && binary.NativeEndian.Uint16(mask) == reservedGroups
+		p.Learning = isOn(asPort[nl.IFLA_BRPORT_LEARNING])
+		all = append(all, p)
 	}
 	var ports []sixacre.BridgePort
-	for _, l := range links {
-		a := l.Attrs()
-		bridge, isPort := bridges[a.MasterIndex]
-		if !isPort {
-			continue
+	for _, p := range all {
+		if b, isPort := bridges[p.BridgeIndex]; isPort {
+			p.Bridge, p.Tracked = b.name, b.tracked
+			ports = append(ports, p)
 		}
-		p := sixacre.BridgePort{Device: a.Name, Index: a.Index, Bridge: bridge, BridgeIndex: a.MasterIndex}
-		copy(p.MAC[:], a.HardwareAddr)
-		ports = append(ports, p)
 	}
 	return ports, nil
 }
+
+type attributes = map[uint16]syscall.NetlinkRouteAttr
+
+// linkInfo returns what a link's message says of the link as what it is, such as
+// a bridge, and as the port that it is of another.
+func linkInfo(message []byte) (own, asPort attributes, err error) {
+	all, err := nl.ParseRouteAttrAsMap(message[unix.SizeofIfInfomsg:])
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := nl.ParseRouteAttrAsMap(all[unix.IFLA_LINKINFO].Value)
+	if err != nil {
+		return nil, nil, err
+	}
+	if own, err = nl.ParseRouteAttrAsMap(info[nl.IFLA_INFO_DATA].Value); err != nil {
+		return nil, nil, err
+	}
+	asPort, err = nl.ParseRouteAttrAsMap(info[nl.IFLA_INFO_SLAVE_DATA].Value)
+	return own, asPort, err
+}
+
+func isOn(a syscall.NetlinkRouteAttr) bool { return len(a.Value) > 0 && a.Value[0] != 0 }
 
 // Watch calls changed after every change of a link until ctx ends, and after
 // each that was missed.
