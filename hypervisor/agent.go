@@ -223,6 +223,10 @@ func (a *Agent) closeTaps(ctx context.Context) error {
 	if err != nil || present {
 		return err
 	}
+	// What was applied before may be gone since.
+	if _, err := a.Firewall.Intact(ctx); err != nil {
+		return err
+	}
 	return a.Firewall.Apply(ctx, firewall.Compile(firewall.Host{Mode: a.Mode, Taps: a.Taps}))
 }
 

@@ -40,6 +40,11 @@ func TestUnprogrammedTap(t *testing.T) {
 		}
 	}
 	closed("before the first view", "guest1")
+	for _, foreign := range []string{"nft flush ruleset", "nft flush table bridge sixacre"} {
+		sh(t, foreign)
+		h.until("repaired after "+foreign, func() bool { return strings.Contains(sh(t, "nft list ruleset"), `iifname "tap*" counter`) })
+		closed("after "+foreign, "guest1")
+	}
 
 	v := sixacre.View{Instances: []sixacre.Instance{instance(1), instance(2)}}
 	h.follow(v)

@@ -127,10 +127,22 @@ func (k *Kernel) Intact(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// Present reports whether there is a filter of ours, closed or filled in.
+// Present reports whether there is a filter of ours, closed or filled in. One
+// whose rules somebody flushed is none.
 func (k *Kernel) Present() (bool, error) {
 	present, err := objects()
-	return slices.Contains(present, firewall.Object{Family: "bridge", Table: firewall.BridgeTable, Kind: "chain", Name: "prerouting"}), err
+	if err != nil || !slices.Contains(present, firewall.Object{Family: "bridge", Table: firewall.BridgeTable, Kind: "chain", Name: "prerouting"}) {
+		return false, err
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		return false, err
+	}
+	rules, err := conn.GetRules(&nftables.Table{Family: nftables.TableFamilyBridge, Name: firewall.BridgeTable}, &nftables.Chain{Name: "prerouting"})
+	if err != nil {
+		return false, fmt.Errorf("listing rules of bridge %s: %w", firewall.BridgeTable, err)
+	}
+	return len(rules) > 0, nil
 }
 
 // Watch calls changed after every change of any firewall rule in the namespace,
