@@ -750,3 +750,48 @@ func TestTheSameMACInTwoPods(t *testing.T) {
 		t.Errorf("%+v, %v; want only the NIC on pod2 changed", i, err)
 	}
 }
+
+// What is listed is complete, although pods and instances come and go meanwhile.
+func TestInstancesAreListedComplete(t *testing.T) {
+	r := newRecord(t)
+	ctx := t.Context()
+	done := make(chan struct{})
+	defer func() { <-done }()
+	go func() {
+		defer close(done)
+		for range 50 {
+			if _, err := r.CreatePod(ctx, slaac()); err != nil {
+				t.Error(err)
+				return
+			}
+			if _, err := r.deploy("i-1", "pod1", "06:00:00:00:00:01", prefixes(0)); err != nil {
+				t.Error(err)
+				return
+			}
+			if err := r.Retire(ctx, "i-1"); err != nil {
+				t.Error(err)
+				return
+			}
+			if err := r.DeletePod(ctx, "pod1"); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for {
+		instances, err := r.Instances(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range instances {
+			if !i.NICs[0].Address.IsValid() {
+				t.Fatalf("listed without its address: %+v", i)
+			}
+		}
+		select {
+		case <-done:
+			return
+		default:
+		}
+	}
+}

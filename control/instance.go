@@ -191,15 +191,20 @@ func (c *Control) notOfNetwork(p sixacre.Pod, address netip.Addr) error {
 
 // Instances returns all instances by name, complete.
 func (c *Control) Instances(ctx context.Context) ([]sixacre.Instance, error) {
-	pods, err := c.Pods(ctx)
+	// A pod is older than what is on it, so that pods that are read last are all
+	// there, but for those that have gone meanwhile with their instances.
+	instances, err := list[sixacre.Instance](ctx, c, sixacre.KindInstance)
 	if err != nil {
 		return nil, err
 	}
+	pods, err := c.Pods(ctx)
 	byName := make(map[string]sixacre.Pod, len(pods))
 	for _, p := range pods {
 		byName[p.Name] = p
 	}
-	instances, err := list[sixacre.Instance](ctx, c, sixacre.KindInstance)
+	instances = slices.DeleteFunc(instances, func(i sixacre.Instance) bool {
+		return slices.ContainsFunc(i.NICs, func(n sixacre.NIC) bool { return byName[n.Pod].Name == "" })
+	})
 	for _, i := range instances {
 		for k, n := range i.NICs {
 			i.NICs[k] = addr.Complete(byName[n.Pod], n)
