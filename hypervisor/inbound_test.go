@@ -1,6 +1,7 @@
 package hypervisor_test
 
 import (
+	"encoding/hex"
 	"testing"
 	"time"
 
@@ -107,6 +108,17 @@ func TestToTap(t *testing.T) {
 			{"the same connection with a destination option", true, "guest1", "wire", packet{srcMAC: mac1, src: prefix1, dst: outside, next: tcp, payload: tcpTo(4000, 80, ack, 8, 10),
 				ext: []byte{tcp, 0, 1, 4, 0, 0, 0, 0}, extNext: destOpts}},
 			{"another port", false, "wire", "guest1", toGuest1(outside, prefix1, 64, tcp, tcpTo(81, 4000, synAck, 9, 8))},
+		})
+	})
+
+	t.Run("a redirect is no answer", func(t *testing.T) {
+		ask := packet{srcMAC: mac1, src: own1, dst: outside, next: udp, payload: udpTo(4002, 53, []byte("question")...)}
+		redirected := "0408000000000000" + hex.EncodeToString(ask.frame()[14:]) // RFC 4861 section 4.6.3
+		h.deliver([]delivery{
+			{"asking", true, "guest1", "wire", ask},
+			{"the answer", true, "wire", "guest1", toGuest1(outside, own1, 64, udp, udpTo(53, 4002, 'a'))},
+			wire("an error about it", true, router, own1, 64, icmp6, icmp(1, 0, "00000000"+hex.EncodeToString(ask.frame()[14:]))),
+			wire("a redirect of it", false, router, own1, 255, icmp6, icmp(137, 0, "00000000"+addressHex(router)+addressHex(outside)+redirected)),
 		})
 	})
 
