@@ -258,7 +258,7 @@ func unavailable(err error) error {
 		return err
 	}
 	if errors.Is(err, rpctypes.ErrNoSpace) {
-		return sixacre.Errorf(sixacre.Unavailable, "the store is full: raise its quota, compact and defragment it, then 'etcdctl alarm disarm'")
+		return sixacre.Errorf(sixacre.Unavailable, "the store is full and takes no more: in an external etcd, raise the quota, compact, defragment and disarm the alarm with etcdctl")
 	}
 	return sixacre.Errorf(sixacre.Unavailable, "the store did not answer: %s", err)
 }
