@@ -221,10 +221,13 @@ func (config serverConfig) run(ctx context.Context) error {
 
 	socket := filepath.Join(config.Data, api.SocketName)
 	os.Remove(socket) // ours: the lock says that no other server is there
-	before := unix.Umask(0o177) // the socket is nobody else's from the first moment
+	before := unix.Umask(0o077) // the socket is nobody else's from the first moment
 	local, err := net.Listen("unix", socket)
 	unix.Umask(before)
 	if err != nil {
+		return err
+	}
+	if err := os.Chmod(socket, 0o600); err != nil {
 		return err
 	}
 	group.Go(func() error { return serve(ctx, local, server.Local()) })
