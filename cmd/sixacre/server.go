@@ -220,7 +220,7 @@ func (config serverConfig) run(ctx context.Context) error {
 	}
 
 	socket := filepath.Join(config.Data, api.SocketName)
-	os.Remove(socket) // ours: the lock says that no other server is there
+	os.Remove(socket)           // ours: the lock says that no other server is there
 	before := unix.Umask(0o077) // the socket is nobody else's from the first moment
 	local, err := net.Listen("unix", socket)
 	unix.Umask(before)
