@@ -64,18 +64,24 @@ func zone(index int) uint16 { return uint16(index%0xffff) + 1 }
 
 // match finds the tap of each NIC: the device that the record names, or else
 // the one tap whose MAC is the NIC's or libvirt's form of it, with fe as the
-// first octet. A tap that the record names for one NIC is not another's.
+// first octet. A tap that the record names for one NIC is not another's. A NIC
+// that is stopped has none: libvirt may have given its name to the next guest.
 func match(v sixacre.View, taps []sixacre.BridgePort) []find {
 	named := map[string]bool{}
 	var finds []find
 	for _, i := range v.Instances {
 		for _, n := range i.NICs {
 			finds = append(finds, find{nic: n})
-			named[n.Device] = true
+			if n.State != sixacre.Stopped {
+				named[n.Device] = true
+			}
 		}
 	}
 	for i := range finds {
 		n := finds[i].nic
+		if n.State == sixacre.Stopped {
+			continue
+		}
 		var candidates []sixacre.BridgePort
 		for _, t := range taps {
 			if n.Device != "" && t.Device == n.Device || n.Device == "" && !named[t.Device] && sameGuest(t.MAC, n.MAC) {

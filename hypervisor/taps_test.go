@@ -34,6 +34,11 @@ func TestMatch(t *testing.T) {
 	add("of which one is named", "tap4b", mac(6, 4), "tap4b")
 	add("with a name that is not there", "tap9", mac(6, 1), "")
 	want["with two taps of its MAC"] = "tap4a" // the other one is named
+	add("that is stopped", "tap2", mac(6, 5), "")
+	add("that is stopped, by the MAC of another", "", mac(6, 3), "")
+	for i := range v.Instances[len(v.Instances)-2:] {
+		v.Instances[len(v.Instances)-2+i].NICs[0].State = sixacre.Stopped
+	}
 	for i, f := range match(v, taps) {
 		if name := v.Instances[i].Name; f.port.Device != want[name] {
 			t.Errorf("the NIC %s has tap %q, want %q", name, f.port.Device, want[name])
