@@ -103,25 +103,9 @@ func (v *Views) Apply(full bool, events []sixacre.Event, revision int64) {
 			put(v.groups, e)
 			touched.groups[e.Key.Name] = struct{}{}
 		case sixacre.KindInstance:
-			for _, n := range v.instances[e.Key.Name].NICs {
-				touched.nic(n)
-				v.onHost.remove(n.Host, e.Key.Name)
-				v.onHost.remove(n.MovingTo, e.Key.Name)
-				v.inPod.remove(n.Pod, e.Key.Name)
-				for _, g := range n.Groups {
-					v.inGroup.remove(g, e.Key.Name)
-				}
-			}
+			v.index(v.instances[e.Key.Name], touched, index.remove)
 			put(v.instances, e)
-			for _, n := range v.instances[e.Key.Name].NICs {
-				touched.nic(n)
-				v.onHost.add(n.Host, e.Key.Name)
-				v.onHost.add(n.MovingTo, e.Key.Name)
-				v.inPod.add(n.Pod, e.Key.Name)
-				for _, g := range n.Groups {
-					v.inGroup.add(g, e.Key.Name)
-				}
-			}
+			v.index(v.instances[e.Key.Name], touched, index.add)
 		}
 	}
 	for f := range v.followers {
@@ -130,6 +114,20 @@ func (v *Views) Apply(full bool, events []sixacre.Event, revision int64) {
 			case f.changed <- struct{}{}:
 			default: // it knows
 			}
+		}
+	}
+}
+
+// index calls f, which is add or remove, for every name that the instance is
+// found under, and notes what it touches.
+func (v *Views) index(i sixacre.Instance, t touched, f func(x index, under, instance string)) {
+	for _, n := range i.NICs {
+		t.nic(n)
+		f(v.onHost, n.Host, i.Name)
+		f(v.onHost, n.MovingTo, i.Name)
+		f(v.inPod, n.Pod, i.Name)
+		for _, g := range n.Groups {
+			f(v.inGroup, g, i.Name)
 		}
 	}
 }
