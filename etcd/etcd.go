@@ -137,7 +137,8 @@ func (s *Store) Commit(ctx context.Context, txn sixacre.Txn) (ok bool, revision 
 
 // Confirm asks a quorum of the store for its revision: when it returns without
 // error, the store could be reached and was in force. Watch then tells that it
-// has come as far, even if what was written meanwhile is none of ours.
+// has come as far, even if what was written meanwhile is none of ours; a watch
+// that is behind does not hear the question, so it is to be asked now and then.
 func (s *Store) Confirm(ctx context.Context) (int64, error) {
 	resp, err := s.client.Get(ctx, root, clientv3.WithCountOnly())
 	if err == nil {
