@@ -164,12 +164,8 @@ func (s *routerSetup) readPod() error {
 			return sixacre.Errorf(sixacre.Invalid, "link-prefix %q is not a prefix: write it as 2001:db8:100:1::/64", f.linkPrefix)
 		}
 	}
-	for _, text := range f.pools {
-		pool, err := sixacre.ParsePool(text)
-		if err != nil {
-			return err
-		}
-		p.Pools = append(p.Pools, pool)
+	if p.Pools, err = parseEach(f.pools, sixacre.ParsePool); err != nil {
+		return err
 	}
 	for _, text := range f.dns {
 		a, err := netip.ParseAddr(text)
@@ -178,11 +174,14 @@ func (s *routerSetup) readPod() error {
 		}
 		p.DNS = append(p.DNS, a)
 	}
-	for text, to := range map[string]*sixacre.Seconds{f.valid: &p.ValidLifetime, f.preferred: &p.PreferredLifetime} {
-		if text == "" {
+	for _, lifetime := range []struct {
+		text string
+		to   *sixacre.Seconds
+	}{{f.valid, &p.ValidLifetime}, {f.preferred, &p.PreferredLifetime}} {
+		if lifetime.text == "" {
 			continue
 		}
-		if *to, err = sixacre.ParseSeconds(text); err != nil {
+		if *lifetime.to, err = sixacre.ParseSeconds(lifetime.text); err != nil {
 			return err
 		}
 	}
@@ -324,10 +323,5 @@ func serveMetrics(ctx context.Context, address string, collectors []prometheus.C
 	registry.MustRegister(collectors...)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	defer context.AfterFunc(ctx, func() { server.Close() })()
-	if err := server.Serve(l); ctx.Err() == nil {
-		return err
-	}
-	return nil
+	return serve(ctx, l, mux)
 }
