@@ -124,7 +124,19 @@ func (s *served) furnish() (host, router, admin string) {
 	s.post("/v1/tokens", sixacre.Token{Name: "r1", Role: sixacre.RoleRouter, Pod: "pod1"}, &token)
 	router = token.Secret
 	s.post("/v1/tokens", sixacre.Token{Name: "ops", Role: sixacre.RoleAdmin}, &token)
-	return host, router, token.Secret
+
+	// The views follow the store by watch. They know all of it when they know the
+	// last instance on its host.
+	last := sixacre.Report{NICs: []sixacre.NICReport{{Pod: "pod2", MAC: sixacre.MAC{6, 0, 0, 0, 0, 2}}}}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		err := s.admin.Do(s.t.Context(), "POST", "/v1/hosts/hv2/report", last, nil)
+		if err == nil {
+			return host, router, token.Secret
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatal(err)
+		}
+	}
 }
 
 func TestWhoReachesWhat(t *testing.T) {
