@@ -69,7 +69,7 @@ func (c *Control) DeleteHost(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		if err := a.unused(sixacre.KindInstance, func(n sixacre.Noun) error {
+		if err := a.each(sixacre.KindInstance, func(n sixacre.Noun) error {
 			for _, nic := range n.(sixacre.Instance).NICs {
 				if nic.On(name) {
 					return sixacre.Errorf(sixacre.InUse, "host %s is in use by instance %s: move or delete it first", name, n.Key().Name)
@@ -129,7 +129,7 @@ func (c *Control) DeleteToken(ctx context.Context, name string) error {
 
 // dropTokens plans to revoke the tokens that match.
 func (a *attempt) dropTokens(match func(sixacre.Token) bool) error {
-	return a.unused(sixacre.KindToken, func(n sixacre.Noun) error {
+	return a.each(sixacre.KindToken, func(n sixacre.Noun) error {
 		if match(n.(sixacre.Token)) {
 			a.Delete = append(a.Delete, n.Key())
 		}

@@ -5,9 +5,9 @@ package control
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,19 +36,25 @@ type Control struct {
 
 	mu      sync.Mutex
 	pools   map[netip.Prefix]*pool
-	podOf   map[string][]netip.Prefix     // pools of each pod seen
-	orphans map[netip.Prefix]struct{}     // delegations of pools that no pod has any more
-	resting map[netip.Prefix]sixacre.Seen // quarantined, with their revision
-	until   map[netip.Prefix]time.Time    // end of each quarantine, in the store's time
-	tokens  map[[32]byte]sixacre.Token    // by hash
-	hashes  map[string][32]byte           // of the tokens seen, by name
-	routers map[sixacre.Key][]netip.Addr  // addresses of each pod's relays, and of each peer
-	ticked  instant                       // last Tick
+	podOf   map[string][]netip.Prefix    // pools of each pod seen
+	orphans map[netip.Prefix]struct{}    // delegations of pools that no pod has any more
+	resting map[netip.Prefix]rest        // what is in quarantine
+	tokens  map[[32]byte]sixacre.Token   // by hash
+	hashes  map[string][32]byte          // of the tokens seen, by name
+	routers map[sixacre.Key][]netip.Addr // addresses of each pod's relays, and of each peer
+	ticked  instant                      // last Tick
 }
 
 type pool struct {
 	sixacre.Pool
 	used *alloc.Set
+}
+
+// rest is a prefix's quarantine: the record of it, and its end in the store's
+// time.
+type rest struct {
+	sixacre.Seen
+	until time.Time
 }
 
 // instant is a moment by both clocks.
@@ -60,17 +66,21 @@ type instant struct {
 // New returns a Control over the store. now is the wall clock, which may be set
 // and may jump; uptime is a clock that nobody sets, such as CLOCK_BOOTTIME.
 func New(store Store, now func() time.Time, uptime func() time.Duration) *Control {
-	c := &Control{store: store, now: now, uptime: uptime, ticked: instant{now(), uptime()}}
+	c := &Control{store: store, now: now, uptime: uptime}
+	c.ticked = c.instant()
 	c.reset()
 	return c
 }
+
+// instant reads both clocks. Without Round the wall clock would bring Go's own
+// monotonic reading along, and a difference would be by that.
+func (c *Control) instant() instant { return instant{c.now().Round(0), c.uptime()} }
 
 func (c *Control) reset() {
 	c.pools = map[netip.Prefix]*pool{}
 	c.podOf = map[string][]netip.Prefix{}
 	c.orphans = map[netip.Prefix]struct{}{}
-	c.resting = map[netip.Prefix]sixacre.Seen{}
-	c.until = map[netip.Prefix]time.Time{}
+	c.resting = map[netip.Prefix]rest{}
 	c.tokens = map[[32]byte]sixacre.Token{}
 	c.hashes = map[string][32]byte{}
 	c.routers = map[sixacre.Key][]netip.Addr{}
@@ -119,10 +129,8 @@ func (c *Control) apply(e sixacre.Event) {
 		d, exists := e.Noun.(sixacre.Delegation)
 		c.mark(prefix, exists)
 		delete(c.resting, prefix)
-		delete(c.until, prefix)
 		if exists && d.State == sixacre.Quarantined {
-			c.resting[prefix] = sixacre.Seen{Key: e.Key, Revision: e.Revision}
-			c.until[prefix] = d.Until
+			c.resting[prefix] = rest{sixacre.Seen{Key: e.Key, Revision: e.Revision}, d.Until}
 		}
 	case sixacre.KindToken:
 		if hash, known := c.hashes[e.Key.Name]; known {
@@ -156,7 +164,7 @@ func (c *Control) applyPools(pod string, pools []sixacre.Pool) {
 		}
 	}
 	for _, prefix := range gone {
-		if !contains(pools, prefix) {
+		if !slices.ContainsFunc(pools, func(p sixacre.Pool) bool { return p.Prefix == prefix }) {
 			p := c.pools[prefix]
 			delete(c.pools, prefix)
 			for resting := range c.resting {
@@ -166,15 +174,6 @@ func (c *Control) applyPools(pod string, pools []sixacre.Pool) {
 			}
 		}
 	}
-}
-
-func contains(pools []sixacre.Pool, prefix netip.Prefix) bool {
-	for _, p := range pools {
-		if p.Prefix == prefix {
-			return true
-		}
-	}
-	return false
 }
 
 // mark notes that a prefix is used, or free again.
@@ -256,9 +255,7 @@ func (a *attempt) putBack() error {
 	for _, prefix := range a.picked {
 		r, err := a.store.Get(a.ctx, sixacre.DelegationKey(prefix))
 		if err != nil {
-			// Better to leave it out of use than to give it twice as likely: the
-			// next full Apply counts anew.
-			return err
+			return err // left out of use, until the next full Apply counts anew
 		}
 		if r.Noun == nil {
 			a.mu.Lock()
@@ -298,7 +295,7 @@ func read[T sixacre.Noun](a *attempt, key sixacre.Key) (noun T, found bool, err 
 func must[T sixacre.Noun](a *attempt, noun string, key sixacre.Key) (T, error) {
 	v, found, err := read[T](a, key)
 	if err == nil && !found {
-		err = sixacre.Errorf(sixacre.NotFound, "%s %s does not exist: see '%s'", noun, key.Name, fmt.Sprintf("sixacre %s list", noun))
+		err = sixacre.Errorf(sixacre.NotFound, "%s %s does not exist: see 'sixacre %s list'", noun, key.Name, noun)
 	}
 	return v, err
 }

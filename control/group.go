@@ -120,7 +120,7 @@ func (c *Control) DeleteGroup(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		if err := a.unused(sixacre.KindInstance, func(n sixacre.Noun) error {
+		if err := a.each(sixacre.KindInstance, func(n sixacre.Noun) error {
 			for _, nic := range n.(sixacre.Instance).NICs {
 				if slices.Contains(nic.Groups, name) {
 					return sixacre.Errorf(sixacre.InUse, "group %s is in use by instance %s: delete that first", name, n.Key().Name)
@@ -130,7 +130,7 @@ func (c *Control) DeleteGroup(ctx context.Context, name string) error {
 		}); err != nil {
 			return err
 		}
-		if err := a.unused(sixacre.KindGroup, func(n sixacre.Noun) error {
+		if err := a.each(sixacre.KindGroup, func(n sixacre.Noun) error {
 			if other := n.(sixacre.Group); other.Name != name && slices.Contains(other.RemoteGroups(), name) {
 				return sixacre.Errorf(sixacre.InUse, "group %s is named by a rule of group %s: delete that rule first", name, other.Name)
 			}

@@ -18,13 +18,8 @@ func (c *Control) CreatePod(ctx context.Context, p sixacre.Pod) (sixacre.Pod, er
 		if err := fresh(a, "pod", p.Key()); err != nil {
 			return err
 		}
-		others, revision, err := c.store.List(ctx, sixacre.KindPod, "")
-		if err != nil {
-			return err
-		}
-		a.RangeSeen = append(a.RangeSeen, sixacre.RangeSeen{Kind: sixacre.KindPod, Revision: revision})
-		for _, r := range others {
-			other := r.Noun.(sixacre.Pod)
+		if err := a.each(sixacre.KindPod, func(n sixacre.Noun) error {
+			other := n.(sixacre.Pod)
 			if err := p.ValidateBeside(other); err != nil {
 				return err
 			}
@@ -37,6 +32,9 @@ func (c *Control) CreatePod(ctx context.Context, p sixacre.Pod) (sixacre.Pod, er
 					return sixacre.Errorf(sixacre.Conflict, "pod %s: relay %s is the address of instance %s: give the router's own", p.Name, relay, holder)
 				}
 			}
+			return nil
+		}); err != nil {
+			return err
 		}
 		if err := a.rested(p); err != nil {
 			return err
@@ -99,7 +97,7 @@ func (c *Control) DeletePod(ctx context.Context, name string) error {
 				name, claims[0].Noun.(sixacre.Claim).Instance, len(claims))
 		}
 		a.RangeSeen = append(a.RangeSeen, sixacre.RangeSeen{Kind: sixacre.KindClaim, Under: under})
-		if err := a.unused(sixacre.KindPeer, func(n sixacre.Noun) error {
+		if err := a.each(sixacre.KindPeer, func(n sixacre.Noun) error {
 			if peer := n.(sixacre.Peer); peer.Pod == name {
 				return sixacre.Errorf(sixacre.InUse, "pod %s is in use by peer %s: delete that peer first", name, peer.Name)
 			}
@@ -115,9 +113,9 @@ func (c *Control) DeletePod(ctx context.Context, name string) error {
 	})
 }
 
-// unused asks f about every noun of the kind, and makes it a condition that none
-// is written meanwhile.
-func (a *attempt) unused(kind sixacre.Kind, f func(sixacre.Noun) error) error {
+// each calls f with every noun of the kind, and makes it a condition that none is
+// written meanwhile.
+func (a *attempt) each(kind sixacre.Kind, f func(sixacre.Noun) error) error {
 	records, revision, err := a.store.List(a.ctx, kind, "")
 	if err != nil {
 		return err

@@ -186,8 +186,8 @@ const sweepBatch = 60
 // since the last Tick, and ends the quarantines that are over by that clock. It
 // is to be called about once a minute, by one server.
 func (c *Control) Tick(ctx context.Context) error {
-	now := instant{c.now().Round(0), c.uptime()}
-	passed := min(now.uptime-c.ticked.uptime, now.wall.Sub(c.ticked.wall.Round(0)))
+	now := c.instant()
+	passed := min(now.uptime-c.ticked.uptime, now.wall.Sub(c.ticked.wall))
 	c.ticked = now
 	r, err := c.store.Get(ctx, sixacre.ClockKey)
 	if err != nil {
@@ -208,9 +208,9 @@ func (c *Control) Tick(ctx context.Context) error {
 
 	var over []sixacre.Seen
 	c.mu.Lock()
-	for prefix, seen := range c.resting {
-		if !clock.Now.Before(c.until[prefix]) {
-			over = append(over, seen)
+	for _, r := range c.resting {
+		if !clock.Now.Before(r.until) {
+			over = append(over, r.Seen)
 		}
 	}
 	c.mu.Unlock()

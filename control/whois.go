@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"net/netip"
-	"slices"
 
 	"github.com/sixacre/sixacre"
 	"github.com/sixacre/sixacre/addr"
@@ -32,15 +31,16 @@ func (c *Control) Whois(ctx context.Context, query, pod string) (Holder, error) 
 		}
 	}
 	pods, err := c.Pods(ctx)
+	if pod != "" {
+		pods = make([]sixacre.Pod, 1)
+		pods[0], err = c.Pod(ctx, pod)
+	}
 	if err != nil {
 		return Holder{}, err
 	}
 	a := &attempt{Control: c, ctx: ctx}
 	var holder Holder
 	for _, p := range pods {
-		if pod != "" && p.Name != pod {
-			continue
-		}
 		h, err := Holder{}, error(nil)
 		if notMAC == nil {
 			var claim sixacre.Claim
@@ -59,9 +59,6 @@ func (c *Control) Whois(ctx context.Context, query, pod string) (Holder, error) 
 		default:
 			holder = h
 		}
-	}
-	if pod != "" && !slices.ContainsFunc(pods, func(p sixacre.Pod) bool { return p.Name == pod }) {
-		return Holder{}, sixacre.Errorf(sixacre.NotFound, "pod %s does not exist: see 'sixacre pod list'", pod)
 	}
 	if holder.Instance == "" {
 		return Holder{}, sixacre.Errorf(sixacre.NotFound, "%s is nobody's", query)
