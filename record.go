@@ -19,6 +19,7 @@ const (
 	KindPeer       Kind = "peers"
 	KindToken      Kind = "tokens"
 	KindSetting    Kind = "settings"
+	KindSighting   Kind = "sightings" // not part of what is watched
 )
 
 // Key names one record. It is written as kind/name.

@@ -3,7 +3,8 @@
 // and the keys are the same.
 //
 // Every noun has one key, /sixacre/1/KIND/NAME, and is kept as JSON. The 1 is
-// the version of that layout.
+// the version of that layout. Sightings lie beside it, under /sixacre/seen/1/:
+// there may be as many as NICs, they change all day, and nobody follows them.
 package etcd
 
 import (
@@ -21,7 +22,10 @@ import (
 	"github.com/sixacre/sixacre"
 )
 
-const root = "/sixacre/1/"
+const (
+	root = "/sixacre/1/"
+	seen = "/sixacre/seen/1/"
+)
 
 // Store is the record. Its methods may be called from several goroutines.
 type Store struct {
@@ -66,7 +70,7 @@ func (s *Store) Get(ctx context.Context, key sixacre.Key) (sixacre.Record, error
 // of their names, and the revision of the store at which that was complete.
 func (s *Store) List(ctx context.Context, kind sixacre.Kind, under string) ([]sixacre.Record, int64, error) {
 	var records []sixacre.Record
-	revision, err := s.scan(ctx, root+string(kind)+"/"+under, 0, func(e sixacre.Event) {
+	revision, err := s.scan(ctx, path(sixacre.Key{Kind: kind, Name: under}), 0, func(e sixacre.Event) {
 		records = append(records, sixacre.Record{Noun: e.Noun, Revision: e.Revision})
 	})
 	return records, revision, err
@@ -204,10 +208,18 @@ func (s *Store) follow(ctx context.Context, revision int64, f func(bool, []sixac
 	return errors.New("the watch ended")
 }
 
-func path(key sixacre.Key) string { return root + key.String() }
+func path(key sixacre.Key) string {
+	if key.Kind == sixacre.KindSighting {
+		return seen + key.String()
+	}
+	return root + key.String()
+}
 
 func keyOf(path string) (sixacre.Key, bool) {
 	rest, ok := strings.CutPrefix(path, root)
+	if !ok {
+		rest, ok = strings.CutPrefix(path, seen)
+	}
 	if !ok {
 		return sixacre.Key{}, false
 	}
@@ -235,6 +247,8 @@ func decode(key sixacre.Key, value []byte) (sixacre.Noun, error) {
 		return unmarshal[sixacre.Peer](value)
 	case sixacre.KindToken:
 		return unmarshal[sixacre.Token](value)
+	case sixacre.KindSighting:
+		return unmarshal[sixacre.Sighting](value)
 	case sixacre.KindSetting:
 		switch key {
 		case sixacre.ServerIDKey:

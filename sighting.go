@@ -1,0 +1,93 @@
+package sixacre
+
+import (
+	"encoding/hex"
+	"net/netip"
+	"time"
+)
+
+// DUID is a DHCP Unique Identifier, its type included (RFC 9915 section 11). As
+// text it is hexadecimal.
+type DUID []byte
+
+func (d DUID) String() string { return hex.EncodeToString(d) }
+
+// MarshalText writes the DUID as hexadecimal.
+func (d DUID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, d), nil }
+
+// UnmarshalText reads hexadecimal.
+func (d *DUID) UnmarshalText(b []byte) error {
+	octets, err := hex.AppendDecode(nil, b)
+	if err != nil {
+		return Errorf(Invalid, "duid %q is not hexadecimal: write it as 00030001060000000001", b)
+	}
+	*d = octets
+	return nil
+}
+
+// Effect is what a client's message and the server's answer make of its leases.
+type Effect uint8
+
+const (
+	NoEffect Effect = iota
+	Binds           // a Reply gave or extended at least one lease
+	Releases        // the client gave back all that its NIC holds
+	Declines        // the client found another on the link with its address
+)
+
+// Glimpse is what one message told of the DHCPv6 client behind a NIC. One
+// without a DUID tells nothing new but the message and its time.
+type Glimpse struct {
+	Pod     string
+	MAC     MAC
+	Time    time.Time
+	Message string // its type, such as renew
+	Effect  Effect
+	DUID    DUID
+	Relay   netip.Addr // the trusted relay that the client's message came to
+	Peer    netip.Addr // the address that the client sent from
+}
+
+// MaxPaths is how many of its relays a sighting remembers.
+const MaxPaths = 8
+
+// Sighting is what the DHCPv6 servers last saw of the client behind a NIC. It
+// follows from what clients sent: nothing is decided by it but what leasequery
+// tells and, in a dhcpv6 pod, the replacement of a declined address.
+type Sighting struct {
+	Pod     string    `json:"pod"`
+	MAC     MAC       `json:"mac"`
+	Message string    `json:"message" doc:"Type of the last message" example:"renew"`
+	Time    time.Time `json:"time" doc:"Time of the last message, to within some minutes"`
+	DUID    DUID      `json:"duid" doc:"The client's DUID, hexadecimal"`
+	Paths   []Path    `json:"paths" doc:"The relays that brought its messages, the latest first"`
+	// Bound is when a Reply last gave or extended a lease; zero where none did or
+	// the client released all since.
+	Bound    time.Time `json:"bound,omitzero" doc:"When a lease was last given or extended; absent after a release"`
+	Declined *Decline  `json:"declined,omitempty" doc:"The last address that the client declined"`
+}
+
+// Path is a way by which a client's messages came.
+type Path struct {
+	Relay netip.Addr `json:"relay" doc:"The trusted relay nearest to the client"`
+	Peer  netip.Addr `json:"peer" doc:"The address that the client sent from"`
+	Time  time.Time  `json:"time"`
+}
+
+// Decline is a client's finding that another on the link has its address
+// (RFC 9915 section 18.3.8).
+type Decline struct {
+	Address  netip.Addr `json:"address"`
+	Time     time.Time  `json:"time"`
+	Replaced bool       `json:"replaced,omitempty" doc:"Whether the NIC was given another address"`
+}
+
+func (s Sighting) Key() Key { return SightingKey(s.Pod, s.MAC) }
+
+// SightingKey names what was seen of a NIC.
+func SightingKey(pod string, mac MAC) Key {
+	return Key{KindSighting, SightingsIn(pod) + mac.String()}
+}
+
+// SightingsIn is what the names of all sightings in a pod start with.
+func SightingsIn(pod string) string { return pod + "/" }
