@@ -11,22 +11,21 @@ import (
 // Pods says which relays speak for which pods. It does not change once made, so
 // any number of readers may share it.
 type Pods struct {
+	pods   []sixacre.Pod
 	relays map[netip.Addr]speaker
 }
 
 type speaker struct {
-	pods  []*sixacre.Pod // of which it is a relay
-	guest bool           // its address is one that a guest can send from
+	pods  []int // of which it is a relay, by their place
+	guest bool  // its address is one that a guest can send from
 }
 
 // NewPods makes the directory of all pods. Pods that another DHCPv6 server
 // answers are left out. guest reports whether an address is that of a NIC: such
 // an address is never a relay, nor is one inside a pool, whatever a pod says.
 func NewPods(pods []sixacre.Pod, guest func(netip.Addr) bool) *Pods {
-	p := &Pods{relays: map[netip.Addr]speaker{}}
-	pods = slices.Clone(pods)
-	for i := range pods {
-		pod := &pods[i]
+	p := &Pods{pods: slices.Clone(pods), relays: map[netip.Addr]speaker{}}
+	for i, pod := range pods {
 		if pod.DHCP == sixacre.Kea {
 			continue
 		}
@@ -37,8 +36,8 @@ func NewPods(pods []sixacre.Pod, guest func(netip.Addr) bool) *Pods {
 					return slices.ContainsFunc(pod.Pools, func(pool sixacre.Pool) bool { return pool.Prefix.Contains(a) })
 				})
 			}
-			if !slices.Contains(s.pods, pod) {
-				s.pods = append(s.pods, pod)
+			if !slices.Contains(s.pods, i) {
+				s.pods = append(s.pods, i)
 			}
 			p.relays[a] = s
 		}
@@ -55,6 +54,7 @@ func (p *Pods) IsRelay(a netip.Addr) bool {
 // Client is whom a relayed message comes from, as far as its relays vouch.
 type Client struct {
 	Pod  *sixacre.Pod
+	N    int // which one the pod is of those that NewPods was given
 	MAC  sixacre.MAC
 	By   sixacre.Identifier // what told the MAC
 	Link netip.Addr         // the link-address that the relay gave, or ::
@@ -85,12 +85,13 @@ func (p *Pods) Locate(q *Query, source netip.Addr) (Client, Reason) {
 	relay := &q.Relays[len(q.Relays)-1]
 	client := Client{Link: relay.Link, Peer: relay.Peer}
 	refused, vouched, contrary := UntrustedRelay, false, false
-	for _, pod := range outermost.pods {
-		if why := p.vouched(q, pod); why != Answered {
+	for _, n := range outermost.pods {
+		if why := p.vouched(q, n); why != Answered {
 			refused = why
 			continue
 		}
 		vouched = true
+		pod := &p.pods[n]
 		if !fits(pod, relay) {
 			contrary = contrary || names(pod, relay)
 			continue
@@ -98,7 +99,7 @@ func (p *Pods) Locate(q *Query, source netip.Addr) (Client, Reason) {
 		if client.Pod != nil {
 			return Client{}, AmbiguousPod
 		}
-		client.Pod = pod
+		client.Pod, client.N = pod, n
 	}
 	switch {
 	case !vouched:
@@ -113,7 +114,7 @@ func (p *Pods) Locate(q *Query, source netip.Addr) (Client, Reason) {
 
 // vouched reports whether every Relay-forward inside another was sent by a relay
 // of the pod.
-func (p *Pods) vouched(q *Query, pod *sixacre.Pod) Reason {
+func (p *Pods) vouched(q *Query, pod int) Reason {
 	for i := range q.Relays[1:] {
 		s := p.relays[q.Relays[i].Peer]
 		switch {

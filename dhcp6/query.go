@@ -3,6 +3,8 @@ package dhcp6
 import (
 	"encoding/binary"
 	"net/netip"
+
+	"github.com/sixacre/sixacre"
 )
 
 // Query is a client's message and the relays that brought it. It is meant to be
@@ -16,6 +18,10 @@ type Query struct {
 	IAs         []IA   // IA_NA and IA_PD, in the order of the message
 	Requested   []byte // the Option Request option: codes of two octets each
 	RapidCommit bool
+
+	// Effect is what the message and its answer make of the client's leases:
+	// [Respond] sets it.
+	Effect sixacre.Effect
 
 	hasIATA bool
 	leases  int
@@ -69,6 +75,7 @@ func (q *Query) Parse(payload []byte) Reason {
 	q.Relays, q.IAs = q.relays[:0], q.ias[:0]
 	q.ClientID, q.ServerID, q.Requested = nil, nil, nil
 	q.RapidCommit, q.hasIATA, q.leases = false, false, 0
+	q.Effect = sixacre.NoEffect
 	q.Type, q.Transaction = 0, [3]byte{}
 	for len(payload) > 0 && MessageType(payload[0]) == RelayForward {
 		if len(q.Relays) == MaxRelays {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/sixacre/sixacre"
@@ -30,12 +31,14 @@ type Server struct {
 // to the packet's source at [Query.ReplyPort]. Where there is none it returns
 // dst as it was and the reason.
 //
-// The pod is the one that [Pods.Locate] found. The NIC is complete
-// (addr.Complete), or nil for a client that no record knows. Nothing is
-// allocated from a pool here, and nothing changes by an answer: whatever the
-// client says, it gets what the record gives its NIC. So a Release or Decline
-// has no effect on the record either.
+// The pod is the one that [Pods.Locate] found. The NIC is nil for a client that
+// no record knows; of one that is known only Address, as addr.Complete makes it,
+// and Prefixes are read, and not kept, so the caller may use one NIC for all
+// queries. Nothing is allocated from a pool here, and nothing changes by an
+// answer: whatever the client says, it gets what the record gives its NIC. What
+// became of its leases is left in q.Effect.
 func Respond(dst []byte, q *Query, server Server, pod *sixacre.Pod, nic *sixacre.NIC) ([]byte, Reason) {
+	q.Effect = sixacre.NoEffect
 	if why := q.validate(server.DUID); why != Answered {
 		return dst, why
 	}
@@ -76,6 +79,7 @@ func Respond(dst []byte, q *Query, server Server, pod *sixacre.Pod, nic *sixacre
 	case len(a.b)-len(dst) > MaxPayload: // as it is if an option outgrew its length field
 		return dst, TooLong
 	}
+	q.Effect = a.effect
 	return a.b, Answered
 }
 
@@ -118,6 +122,7 @@ type answer struct {
 	address  netip.Addr     // the NIC's, or none
 	prefixes []netip.Prefix // the NIC's
 	t1, t2   sixacre.Seconds
+	effect   sixacre.Effect
 }
 
 // message appends the server's message to the client (section 18.3).
@@ -151,7 +156,7 @@ func (a *answer) message(known bool) Reason {
 		return Answered
 	case Release, Decline:
 		a.status(StatusSuccess, "")
-		a.unbound()
+		a.giveUp()
 		return Answered
 	}
 	a.configuration()
@@ -177,6 +182,9 @@ func (a *answer) assign(t MessageType) {
 	d := newDeal(a.q, a.address, a.prefixes, offLink)
 	if d.address >= 0 || d.prefixes[0] >= 0 {
 		a.t1, a.t2 = timers(a.pod.PreferredLifetime)
+		if t == Reply {
+			a.effect = sixacre.Binds
+		}
 	}
 	for i, ia := range a.q.IAs {
 		at := a.openIA(ia)
@@ -246,24 +254,31 @@ func (a *answer) onLink() (all, asked bool) {
 	return all, asked
 }
 
-// unbound appends the IAs of a Release or Decline in which nothing is the NIC's
-// (sections 18.3.7 and 18.3.8).
-func (a *answer) unbound() {
+// giveUp appends the IAs of a Release or Decline in which nothing is the NIC's
+// (sections 18.3.7 and 18.3.8), and says what the message comes to as a whole.
+func (a *answer) giveUp() {
+	var address bool
+	var prefixes uint64 // those of the NIC's that are named, by their place
 	for _, ia := range a.q.IAs {
 		bound := false
-		for rest := ia; !bound; {
+		for rest := ia; ; {
 			named, ok := rest.NextAddress()
 			if !ok {
 				break
 			}
-			bound = named == a.address
+			if named == a.address {
+				bound, address = true, true
+			}
 		}
-		for rest := ia; !bound; {
+		for rest := ia; ; {
 			named, ok := rest.NextPrefix()
 			if !ok {
 				break
 			}
-			bound = a.owns(named)
+			if k := slices.Index(a.prefixes, named); k >= 0 {
+				bound = true
+				prefixes |= 1 << k
+			}
 		}
 		if !bound {
 			at := a.openIA(ia)
@@ -271,16 +286,24 @@ func (a *answer) unbound() {
 			a.shut(at)
 		}
 	}
+	switch {
+	case a.q.Type == Decline:
+		if address {
+			a.effect = sixacre.Declines
+		}
+	case (address || a.keepsAddress()) && prefixes == 1<<len(a.prefixes)-1:
+		a.effect = sixacre.Releases
+	}
 }
 
-func (a *answer) owns(p netip.Prefix) bool {
-	for _, own := range a.prefixes {
-		if own == p {
-			return true
-		}
-	}
-	return false
+// keepsAddress reports whether the NIC's address does not count among what a
+// client must release to be rid of all: in a slaac pod it stays the guest's with
+// or without a lease, unless it is all that the NIC has.
+func (a *answer) keepsAddress() bool {
+	return a.pod.Addressing == sixacre.SLAAC && len(a.prefixes) > 0
 }
+
+func (a *answer) owns(p netip.Prefix) bool { return slices.Contains(a.prefixes, p) }
 
 // configuration appends what the client asks for in its Option Request option
 // and the pod has (section 18.3).

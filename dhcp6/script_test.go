@@ -171,6 +171,9 @@ func (r *record) ask(t *testing.T, lines []string) string {
 	if client.Mismatch {
 		out += ", whose duid tells another mac"
 	}
+	if q.Effect != sixacre.NoEffect {
+		out += ", " + map[sixacre.Effect]string{sixacre.Binds: "binds", sixacre.Releases: "releases", sixacre.Declines: "declines"}[q.Effect]
+	}
 	return out + "\n" + describe(reply, "")
 }
 
@@ -181,6 +184,9 @@ func (r *record) answer(q *dhcp6.Query, payload []byte, source netip.Addr) ([]by
 	client, why := dhcp6.NewPods(r.pods, r.guest).Locate(q, source)
 	if why != dhcp6.Answered {
 		return nil, client, why
+	}
+	if r.pods[client.N].Name != client.Pod.Name {
+		panic("pod " + client.Pod.Name + " is not in its place")
 	}
 	var nic *sixacre.NIC
 	if n, ok := r.nics[client.Pod.Name+" "+client.MAC.String()]; ok {
