@@ -1,8 +1,11 @@
 package sixacre
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/hex"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -46,6 +49,9 @@ type Glimpse struct {
 	DUID    DUID
 	Relay   netip.Addr // the trusted relay that the client's message came to
 	Peer    netip.Addr // the address that the client sent from
+	// Declined is the address that the client declined, where Effect is Declines:
+	// the NIC's when the server answered.
+	Declined netip.Addr
 }
 
 // MaxPaths is how many of its relays a sighting remembers.
@@ -64,6 +70,7 @@ type Sighting struct {
 	// Bound is when a Reply last gave or extended a lease; zero where none did or
 	// the client released all since.
 	Bound    time.Time `json:"bound,omitzero" doc:"When a lease was last given or extended; absent after a release"`
+	Released time.Time `json:"released,omitzero" doc:"When the client last gave back all that the NIC holds"`
 	Declined *Decline  `json:"declined,omitempty" doc:"The last address that the client declined"`
 }
 
@@ -80,6 +87,69 @@ type Decline struct {
 	Address  netip.Addr `json:"address"`
 	Time     time.Time  `json:"time"`
 	Replaced bool       `json:"replaced,omitempty" doc:"Whether the NIC was given another address"`
+}
+
+// Merge returns s with what a glimpse of the same NIC tells. The later news wins,
+// and of two at once the greater value: in which order the glimpses come, how
+// often, and through how many servers makes no difference to what they end in.
+func (s Sighting) Merge(g Glimpse) Sighting {
+	g.Time = g.Time.UTC().Truncate(time.Millisecond) // as the store keeps it
+	s.Pod, s.MAC = g.Pod, g.MAC
+	if cmp.Or(g.Time.Compare(s.Time), cmp.Compare(g.Message, s.Message)) > 0 {
+		s.Time, s.Message = g.Time, g.Message
+	}
+	if len(g.DUID) > 0 {
+		// The latest path is as old as the DUID: they are told together.
+		var told time.Time
+		if len(s.Paths) > 0 {
+			told = s.Paths[0].Time
+		}
+		if cmp.Or(g.Time.Compare(told), bytes.Compare(g.DUID, s.DUID)) > 0 {
+			s.DUID = g.DUID
+		}
+		s.Paths = mergePath(s.Paths, Path{g.Relay, g.Peer, g.Time})
+	}
+	if s.Paths == nil {
+		s.Paths = []Path{}
+	}
+	switch g.Effect {
+	case Binds:
+		s.Bound = later(s.Bound, g.Time)
+	case Releases:
+		s.Released = later(s.Released, g.Time)
+	case Declines:
+		d := Decline{Address: g.Declined, Time: g.Time}
+		if s.Declined == nil || cmp.Or(d.Time.Compare(s.Declined.Time), d.Address.Compare(s.Declined.Address)) > 0 {
+			d.Replaced = s.Declined != nil && s.Declined.Replaced && s.Declined.Address == d.Address
+			s.Declined = &d
+		}
+	}
+	if !s.Bound.After(s.Released) {
+		s.Bound = time.Time{}
+	}
+	return s
+}
+
+// mergePath returns the paths with p in place of an older one through its relay,
+// the latest first, and no more than are remembered.
+func mergePath(paths []Path, p Path) []Path {
+	paths = slices.Clone(paths)
+	at := slices.IndexFunc(paths, func(have Path) bool { return have.Relay == p.Relay })
+	switch {
+	case at < 0:
+		paths = append(paths, p)
+	case cmp.Or(p.Time.Compare(paths[at].Time), p.Peer.Compare(paths[at].Peer)) > 0:
+		paths[at] = p
+	}
+	slices.SortFunc(paths, func(a, b Path) int { return cmp.Or(b.Time.Compare(a.Time), b.Relay.Compare(a.Relay)) })
+	return paths[:min(len(paths), MaxPaths)]
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 func (s Sighting) Key() Key { return SightingKey(s.Pod, s.MAC) }

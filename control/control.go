@@ -232,6 +232,9 @@ func (c *Control) change(ctx context.Context, f func(*attempt) error) error {
 	for range tries {
 		a := &attempt{Control: c, ctx: ctx}
 		err := f(a)
+		if err == nil && len(a.Put)+len(a.Delete) == 0 {
+			return nil // nothing to write, so nothing that it could meet
+		}
 		written := false
 		if err == nil {
 			written, _, err = c.store.Commit(ctx, a.Txn)
