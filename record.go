@@ -75,6 +75,18 @@ func MACClaim(pod string, mac MAC) Key { return Key{KindClaim, MACClaims(pod) + 
 // MACClaims is what the names of all MAC claims of a pod start with.
 func MACClaims(pod string) string { return "mac/" + pod + "/" }
 
+// ParseMACClaim returns the pod and the MAC that a key claims, and false if it is
+// not that of a MAC claim.
+func ParseMACClaim(k Key) (pod string, mac MAC, ok bool) {
+	rest, ok := strings.CutPrefix(k.Name, "mac/")
+	pod, text, cut := strings.Cut(rest, "/")
+	if k.Kind != KindClaim || !ok || !cut {
+		return "", MAC{}, false
+	}
+	mac, err := ParseMAC(text)
+	return pod, mac, err == nil
+}
+
 // AddressClaim names the claim of an address.
 func AddressClaim(a netip.Addr) Key { return Key{KindClaim, "address/" + a.String()} }
 

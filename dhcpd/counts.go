@@ -77,7 +77,7 @@ func newCounts(reg prometheus.Registerer, s *Server) *counts {
 			Help: "NICs that the server knows.",
 		}, func() float64 {
 			if now := s.index.current.Load(); now != nil {
-				return float64(now.nics.count.Load())
+				return float64(now.nics.nics.Load())
 			}
 			return 0
 		}),

@@ -58,7 +58,14 @@ func put(nouns ...sixacre.Noun) []sixacre.Event {
 	return events
 }
 
-func gone(n sixacre.Noun) []sixacre.Event { return []sixacre.Event{{Key: n.Key()}} }
+// gone makes the events of an instance's retirement.
+func gone(i sixacre.Instance) []sixacre.Event {
+	events := []sixacre.Event{{Key: i.Key()}}
+	for _, nic := range i.NICs {
+		events = append(events, sixacre.Event{Key: sixacre.MACClaim(nic.Pod, nic.MAC)})
+	}
+	return events
+}
 
 // server is one that serves [::1], with a clock that the test turns.
 type server struct {

@@ -12,13 +12,12 @@ import (
 	"github.com/sixacre/sixacre/dhcp6"
 )
 
-// index is what the record says, as the server asks for it. Lookups take no lock
-// that an update holds for longer than it takes to store one NIC.
+// index is what the record says, as the server asks for it.
 type index struct {
 	mu       sync.Mutex // held by updates
 	pods     map[string]sixacre.Pod
+	numbers  map[string]uint32 // of the pods seen, those included that only NICs name
 	serverID []byte
-	holds    map[string][]key // the NICs of each instance
 
 	current atomic.Pointer[snapshot]
 }
@@ -27,95 +26,28 @@ type index struct {
 type snapshot struct {
 	serverID []byte // nil where there is none yet
 	pods     *dhcp6.Pods
-	nics     *nics
-}
-
-// key names a NIC: MACs may repeat across pods.
-type key struct {
-	pod string
-	mac sixacre.MAC
-}
-
-// nics is spread over many locks so that a lookup hardly ever meets an update.
-type nics struct {
-	count  atomic.Int64
-	shards [256]struct {
-		sync.RWMutex
-		nics map[key]*entry
-	}
-}
-
-// entry does not change once it is in the index.
-type entry struct {
-	nic      sixacre.NIC // as in the record: not complete
-	instance string
-}
-
-func newNICs() *nics {
-	n := &nics{}
-	for i := range n.shards {
-		n.shards[i].nics = map[key]*entry{}
-	}
-	return n
-}
-
-// shard picks by the octet of the MAC that differs most within a cloud.
-func shard(k key) int { return int(k.mac[5]) }
-
-func (n *nics) get(k key) *entry {
-	s := &n.shards[shard(k)]
-	s.RLock()
-	defer s.RUnlock()
-	return s.nics[k]
-}
-
-func (n *nics) put(k key, e *entry) {
-	s := &n.shards[shard(k)]
-	s.Lock()
-	defer s.Unlock()
-	if s.nics[k] == nil {
-		n.count.Add(1)
-	}
-	s.nics[k] = e
-}
-
-// drop removes the NIC if it is still that instance's.
-func (n *nics) drop(k key, instance string) {
-	s := &n.shards[shard(k)]
-	s.Lock()
-	defer s.Unlock()
-	if e := s.nics[k]; e != nil && e.instance == instance {
-		delete(s.nics, k)
-		n.count.Add(-1)
-	}
-}
-
-// each calls f for every NIC. f must not change the index.
-func (n *nics) each(f func(*entry)) {
-	for i := range n.shards {
-		s := &n.shards[i]
-		s.RLock()
-		for _, e := range s.nics {
-			f(e)
-		}
-		s.RUnlock()
-	}
+	numbers  []uint32 // of the pods, in the order in which they were given to dhcp6.NewPods
+	nics     *table
 }
 
 // apply takes up a batch of the record's events. full says that the batch is
-// everything there is. Pods and instances may come in any order.
+// everything there is. A NIC is known from its instance, in whatever order pods
+// and instances come, until the claim to its MAC is gone.
 func (x *index) apply(full bool, events []sixacre.Event) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	before := x.current.Load()
 	next := &snapshot{}
-	if full || before == nil {
-		x.pods, x.holds, x.serverID = map[string]sixacre.Pod{}, map[string][]key{}, nil
-		next.nics = newNICs()
+	anew := full || before == nil
+	redo := anew // whether it has to be said again whom each relay speaks for
+	if anew {
+		x.pods, x.numbers, x.serverID = map[string]sixacre.Pod{}, map[string]uint32{}, nil
+		next.nics = newTable()
+		next.nics.fill(x.records(events))
 	} else {
 		*next = *before
 	}
-	redo := full || before == nil
+	var records []record
 	for _, e := range events {
 		switch e.Key.Kind {
 		case sixacre.KindPod:
@@ -126,10 +58,26 @@ func (x *index) apply(full bool, events []sixacre.Event) {
 			}
 			redo = true
 		case sixacre.KindInstance:
+			if anew {
+				break // it is in already
+			}
 			instance, _ := e.Noun.(sixacre.Instance)
-			// Only an address that some pod takes for a relay's makes a
-			// difference to whom the relays speak for.
-			redo = x.replace(next, e.Key.Name, instance.NICs) || redo
+			for _, nic := range instance.NICs {
+				k := key{x.number(nic.Pod), nic.MAC}
+				records = appendRecords(records[:0], k, nic)
+				// Only an address that some pod takes for a relay's makes a
+				// difference to whom the relays speak for.
+				redo = redo || x.isRelay(next, nic.Pod, k)
+				next.nics.put(k, records)
+				redo = redo || x.isRelay(next, nic.Pod, k)
+			}
+		case sixacre.KindClaim:
+			pod, mac, ok := sixacre.ParseMACClaim(e.Key)
+			if ok && e.Noun == nil && !anew {
+				k := key{x.number(pod), mac}
+				redo = redo || x.isRelay(next, pod, k)
+				next.nics.put(k, nil)
+			}
 		case sixacre.KindSetting:
 			if e.Key == sixacre.ServerIDKey {
 				id, _ := e.Noun.(sixacre.ServerID)
@@ -139,69 +87,84 @@ func (x *index) apply(full bool, events []sixacre.Event) {
 	}
 	next.serverID = x.serverID
 	if redo {
-		next.pods = x.directory(next.nics)
+		x.direct(next)
 	}
 	x.current.Store(next)
 }
 
-// replace makes the NICs given the instance's only ones. It reports whether an
-// address that came or went is one that a pod names as its relay's.
-func (x *index) replace(next *snapshot, instance string, now []sixacre.NIC) (relay bool) {
-	isRelay := func(e *entry) bool {
-		a, ok := x.address(e)
-		return ok && next.pods != nil && next.pods.IsRelay(a)
-	}
-	keep := make([]key, 0, len(now))
-	for _, nic := range now {
-		k := key{nic.Pod, nic.MAC}
-		e := &entry{nic: nic, instance: instance}
-		if before := next.nics.get(k); before != nil {
-			relay = relay || isRelay(before)
-		}
-		next.nics.put(k, e)
-		relay = relay || isRelay(e)
-		keep = append(keep, k)
-	}
-	for _, k := range x.holds[instance] {
-		if slices.Contains(keep, k) {
-			continue
-		}
-		if before := next.nics.get(k); before != nil {
-			relay = relay || isRelay(before)
-		}
-		next.nics.drop(k, instance)
-	}
-	if len(keep) == 0 {
-		delete(x.holds, instance)
-	} else {
-		x.holds[instance] = keep
-	}
-	return relay
-}
-
-// address returns the address of a NIC whose pod is known.
-func (x *index) address(e *entry) (netip.Addr, bool) {
-	pod, ok := x.pods[e.nic.Pod]
-	if !ok {
-		return netip.Addr{}, false
-	}
-	return addr.Complete(pod, e.nic).Address, true
-}
-
-// directory says anew whom each relay speaks for.
-func (x *index) directory(nics *nics) *dhcp6.Pods {
-	relays := map[netip.Addr]bool{} // whether a NIC has the address
-	for _, pod := range x.pods {
-		for _, a := range pod.Relays {
-			relays[a] = false
-		}
-	}
-	nics.each(func(e *entry) {
-		if a, ok := x.address(e); ok {
-			if _, is := relays[a]; is {
-				relays[a] = true
+// records returns those of all NICs in a full batch.
+func (x *index) records(events []sixacre.Event) []record {
+	var records []record
+	for _, e := range events {
+		if instance, ok := e.Noun.(sixacre.Instance); ok {
+			for _, nic := range instance.NICs {
+				records = appendRecords(records, key{x.number(nic.Pod), nic.MAC}, nic)
 			}
 		}
-	})
-	return dhcp6.NewPods(slices.Collect(maps.Values(x.pods)), func(a netip.Addr) bool { return relays[a] })
+	}
+	return records
+}
+
+// number returns the number that stands for a pod in the table's keys.
+func (x *index) number(pod string) uint32 {
+	n, ok := x.numbers[pod]
+	if !ok {
+		n = uint32(len(x.numbers))
+		x.numbers[pod] = n
+	}
+	return n
+}
+
+// isRelay reports whether a NIC has an address that some pod names as its
+// relay's.
+func (x *index) isRelay(now *snapshot, pod string, k key) bool {
+	p, known := x.pods[pod]
+	if !known {
+		return false
+	}
+	var room found
+	nic, ok := now.nics.get(k, &p, &room)
+	return ok && now.pods.IsRelay(nic.Address)
+}
+
+// direct says anew whom each relay speaks for.
+func (x *index) direct(next *snapshot) {
+	pods := slices.Collect(maps.Values(x.pods))
+	next.numbers = make([]uint32, len(pods))
+	guests := map[netip.Addr]bool{} // of the relays' addresses: whether a NIC has it
+	stored := map[uint32]sixacre.Pod{}
+	for i, pod := range pods {
+		next.numbers[i] = x.number(pod.Name)
+		for _, a := range pod.Relays {
+			guests[a] = false
+		}
+	}
+	for a := range guests {
+		for i, pod := range pods {
+			if !pod.LinkPrefix.Contains(a) {
+				continue
+			}
+			if pod.Addressing != sixacre.SLAAC {
+				stored[next.numbers[i]] = pod
+				continue
+			}
+			if mac, ok := addr.MAC(a); ok {
+				var room found
+				_, is := next.nics.get(key{next.numbers[i], mac}, &pod, &room)
+				guests[a] = guests[a] || is
+			}
+		}
+	}
+	if len(stored) > 0 {
+		next.nics.each(func(r *record) {
+			if pod, ok := stored[r.pod]; ok {
+				if a := r.address(&pod, r.nic().mac); a.IsValid() {
+					if _, relay := guests[a]; relay {
+						guests[a] = true
+					}
+				}
+			}
+		})
+	}
+	next.pods = dhcp6.NewPods(pods, func(a netip.Addr) bool { return guests[a] })
 }

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sixacre/sixacre"
-	"github.com/sixacre/sixacre/addr"
 	"github.com/sixacre/sixacre/dhcp6"
 )
 
@@ -156,6 +155,7 @@ func (s *Server) Ready() error {
 type query struct {
 	dhcp6.Query
 	client dhcp6.Client
+	found  found
 }
 
 // answer appends the answer to a packet to dst. Where there is none it returns
@@ -196,10 +196,6 @@ func (s *Server) respond(dst []byte, q *query, payload []byte, source netip.Addr
 		return nil, why
 	}
 	pod := q.client.Pod
-	found := now.nics.get(key{pod.Name, q.client.MAC})
-	if found == nil {
-		return dhcp6.Respond(dst, &q.Query, self, pod, nil)
-	}
-	nic := addr.Complete(*pod, found.nic)
-	return dhcp6.Respond(dst, &q.Query, self, pod, &nic)
+	nic, _ := now.nics.get(key{now.numbers[q.client.N], q.client.MAC}, pod, &q.found)
+	return dhcp6.Respond(dst, &q.Query, self, pod, nic)
 }

