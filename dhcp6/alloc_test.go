@@ -15,6 +15,7 @@ func hot(t testing.TB, lines ...string) func() dhcp6.Reason {
 	r := fuzzRecord()
 	pods := dhcp6.NewPods(r.pods, r.guest)
 	stored := r.nics["pod1 06:00:00:00:00:02"]
+	var scratch sixacre.NIC
 	var q dhcp6.Query
 	out := make([]byte, 0, 4096)
 	return func() dhcp6.Reason {
@@ -27,8 +28,8 @@ func hot(t testing.TB, lines ...string) func() dhcp6.Reason {
 		}
 		var nic *sixacre.NIC
 		if client.MAC == stored.MAC {
-			complete := addr.Complete(*client.Pod, stored)
-			nic = &complete
+			scratch.Address, scratch.Prefixes = addr.EUI64(client.Pod.LinkPrefix, client.MAC), stored.Prefixes
+			nic = &scratch
 		}
 		_, why = dhcp6.Respond(out, &q, dhcp6.Server{DUID: ourID}, client.Pod, nic)
 		return why

@@ -20,8 +20,35 @@ type deal struct {
 // IA stays there. The rest goes over the IAs in the order of their IAIDs: first
 // to an IA that wishes for that length (RFC 8168) and has nothing yet, then to
 // the IA that has the fewest, so that none goes without if there is enough.
-// skip marks the IAs that get nothing.
+// skip marks the IAs that get nothing. Only the entries of the NIC's prefixes
+// mean something.
 func newDeal(q *Query, address netip.Addr, prefixes []netip.Prefix, skip uint32) deal {
+	na, pd := -1, -1 // the only IA of its kind
+	for i := range q.IAs {
+		if skip&(1<<i) != 0 {
+			continue
+		}
+		only := &na
+		if q.IAs[i].Option == OptionIAPD {
+			only = &pd
+		}
+		if *only >= 0 {
+			return dealOut(q, address, prefixes, skip)
+		}
+		*only = i
+	}
+	d := deal{address: -1}
+	if address.IsValid() {
+		d.address = na
+	}
+	for k := range prefixes {
+		d.prefixes[k] = int8(pd)
+	}
+	return d
+}
+
+// dealOut is newDeal where there is a choice.
+func dealOut(q *Query, address netip.Addr, prefixes []netip.Prefix, skip uint32) deal {
 	d := deal{address: -1}
 	for i := range d.prefixes {
 		d.prefixes[i] = -1

@@ -245,7 +245,7 @@ func TestDealIsStable(t *testing.T) {
 			if why := q.Parse(m.ToBytes()); why != dhcp6.Answered {
 				rt.Fatal(why)
 			}
-			b, why := dhcp6.Respond(nil, &q, dhcp6.Server{DUID: ourID}, &pod, &nic)
+			b, why := dhcp6.Respond(nil, &q, dhcp6.Server{DUID: ourID}, dhcp6.NewPod(pod), &nic)
 			if why != dhcp6.Answered {
 				rt.Fatal(why)
 			}

@@ -11,8 +11,8 @@ import (
 // Pods says which relays speak for which pods. It does not change once made, so
 // any number of readers may share it.
 type Pods struct {
-	pods   []sixacre.Pod
-	relays map[netip.Addr]speaker
+	pods   []*Pod
+	relays map[[16]byte]speaker // by address
 }
 
 type speaker struct {
@@ -24,13 +24,14 @@ type speaker struct {
 // answers are left out. guest reports whether an address is that of a NIC: such
 // an address is never a relay, nor is one inside a pool, whatever a pod says.
 func NewPods(pods []sixacre.Pod, guest func(netip.Addr) bool) *Pods {
-	p := &Pods{pods: slices.Clone(pods), relays: map[netip.Addr]speaker{}}
+	p := &Pods{relays: map[[16]byte]speaker{}}
 	for i, pod := range pods {
+		p.pods = append(p.pods, NewPod(pod))
 		if pod.DHCP == sixacre.Kea {
 			continue
 		}
 		for _, a := range pod.Relays {
-			s, known := p.relays[a]
+			s, known := p.relays[a.As16()]
 			if !known {
 				s.guest = guest(a) || slices.ContainsFunc(pods, func(pod sixacre.Pod) bool {
 					return slices.ContainsFunc(pod.Pools, func(pool sixacre.Pool) bool { return pool.Prefix.Contains(a) })
@@ -39,7 +40,7 @@ func NewPods(pods []sixacre.Pod, guest func(netip.Addr) bool) *Pods {
 			if !slices.Contains(s.pods, i) {
 				s.pods = append(s.pods, i)
 			}
-			p.relays[a] = s
+			p.relays[a.As16()] = s
 		}
 	}
 	return p
@@ -47,13 +48,13 @@ func NewPods(pods []sixacre.Pod, guest func(netip.Addr) bool) *Pods {
 
 // IsRelay reports whether some pod names the address as its relay.
 func (p *Pods) IsRelay(a netip.Addr) bool {
-	_, is := p.relays[a]
+	_, is := p.relays[a.As16()]
 	return is
 }
 
 // Client is whom a relayed message comes from, as far as its relays vouch.
 type Client struct {
-	Pod  *sixacre.Pod
+	Pod  *Pod
 	N    int // which one the pod is of those that NewPods was given
 	MAC  sixacre.MAC
 	By   sixacre.Identifier // what told the MAC
@@ -71,11 +72,11 @@ type Client struct {
 // one, made a Relay-forward of their own, and the message says nothing. Then the
 // innermost relay saw the client itself: its link-address or interface-id tells
 // the pod and its options the MAC.
-func (p *Pods) Locate(q *Query, source netip.Addr) (Client, Reason) {
+func (p *Pods) Locate(q *Query, source netip.Addr) (client Client, why Reason) {
 	if len(q.Relays) == 0 {
 		return Client{}, Unrelayed
 	}
-	outermost, known := p.relays[source]
+	outermost, known := p.relays[source.As16()]
 	switch {
 	case !known:
 		return Client{}, UntrustedRelay
@@ -83,7 +84,7 @@ func (p *Pods) Locate(q *Query, source netip.Addr) (Client, Reason) {
 		return Client{}, GuestAsRelay
 	}
 	relay := &q.Relays[len(q.Relays)-1]
-	client := Client{Link: relay.Link, Peer: relay.Peer}
+	client.Link, client.Peer = relay.Link, relay.Peer
 	refused, vouched, contrary := UntrustedRelay, false, false
 	for _, n := range outermost.pods {
 		if why := p.vouched(q, n); why != Answered {
@@ -91,7 +92,7 @@ func (p *Pods) Locate(q *Query, source netip.Addr) (Client, Reason) {
 			continue
 		}
 		vouched = true
-		pod := &p.pods[n]
+		pod := p.pods[n]
 		if !fits(pod, relay) {
 			contrary = contrary || names(pod, relay)
 			continue
@@ -109,14 +110,17 @@ func (p *Pods) Locate(q *Query, source netip.Addr) (Client, Reason) {
 	case contrary && !names(client.Pod, relay):
 		return Client{}, AmbiguousPod
 	}
-	return identify(client, q, relay)
+	if why := client.identify(q, relay); why != Answered {
+		return Client{}, why
+	}
+	return client, Answered
 }
 
 // vouched reports whether every Relay-forward inside another was sent by a relay
 // of the pod.
 func (p *Pods) vouched(q *Query, pod int) Reason {
 	for i := range q.Relays[1:] {
-		s := p.relays[q.Relays[i].Peer]
+		s := p.relays[q.Relays[i].Peer.As16()]
 		switch {
 		case s.guest:
 			return GuestAsRelay
@@ -128,15 +132,15 @@ func (p *Pods) vouched(q *Query, pod int) Reason {
 }
 
 // fits reports whether the relay saw the client on the pod's link.
-func fits(pod *sixacre.Pod, relay *Relay) bool {
+func fits(pod *Pod, relay *Relay) bool {
 	if relay.Link.IsUnspecified() {
 		return names(pod, relay)
 	}
-	return pod.LinkPrefix.Contains(relay.Link)
+	return pod.onLink(relay.Link)
 }
 
 // names reports whether the relay's interface-id is one of the pod's.
-func names(pod *sixacre.Pod, relay *Relay) bool {
+func names(pod *Pod, relay *Relay) bool {
 	if relay.InterfaceID == nil {
 		return false
 	}
@@ -150,37 +154,37 @@ func names(pod *sixacre.Pod, relay *Relay) bool {
 
 // identify learns the MAC in the order that the pod gives. What a relay inserted
 // comes before what the client says of itself, whatever the order.
-func identify(client Client, q *Query, relay *Relay) (Client, Reason) {
+func (c *Client) identify(q *Query, relay *Relay) Reason {
 	claim, claims := addr.DUIDMAC(q.ClientID)
 	byDUID := false
-	for _, by := range client.Pod.Identify {
+	for _, by := range c.Pod.Identify {
 		var mac sixacre.MAC
 		var told bool
 		switch by {
 		case sixacre.ByClientLinkLayer:
 			mac, told = linkLayerMAC(relay.LinkLayer)
 		case sixacre.ByRemoteID:
-			mac, told = remoteIDMAC(client.Pod.RemoteIDFormat, relay.RemoteID)
+			mac, told = remoteIDMAC(c.Pod.RemoteIDFormat, relay.RemoteID)
 		case sixacre.ByDUID:
 			byDUID = true
 		}
 		switch {
 		case !told:
-		case client.By == "":
-			client.By, client.MAC = by, mac
-		case client.MAC != mac:
-			return Client{}, Contradiction
+		case c.By == "":
+			c.By, c.MAC = by, mac
+		case c.MAC != mac:
+			return Contradiction
 		}
 	}
 	switch {
-	case client.By != "":
-		client.Mismatch = claims && claim != client.MAC
+	case c.By != "":
+		c.Mismatch = claims && claim != c.MAC
 	case byDUID && claims:
-		client.By, client.MAC = sixacre.ByDUID, claim
+		c.By, c.MAC = sixacre.ByDUID, claim
 	default:
-		return Client{}, NoIdentity
+		return NoIdentity
 	}
-	return client, Answered
+	return Answered
 }
 
 // linkLayerMAC reads a Client Link-Layer Address option (RFC 6939 section 4):

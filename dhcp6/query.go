@@ -23,10 +23,12 @@ type Query struct {
 	// [Respond] sets it.
 	Effect sixacre.Effect
 
-	hasIATA bool
-	leases  int
-	relays  [MaxRelays]Relay
-	ias     [MaxIAs]IA
+	hasIATA   bool
+	leases    int
+	asked     [4]uint64 // the codes below 256 in Requested, a bit each
+	enclosing [MaxRelays]int32
+	relays    [MaxRelays]Relay
+	ias       [MaxIAs]IA
 }
 
 // IA is an IA_NA or IA_PD (sections 21.4 and 21.21). What the client writes into
@@ -76,6 +78,7 @@ func (q *Query) Parse(payload []byte) Reason {
 	q.ClientID, q.ServerID, q.Requested = nil, nil, nil
 	q.RapidCommit, q.hasIATA, q.leases = false, false, 0
 	q.Effect = sixacre.NoEffect
+	q.asked = [4]uint64{}
 	q.Type, q.Transaction = 0, [3]byte{}
 	for len(payload) > 0 && MessageType(payload[0]) == RelayForward {
 		if len(q.Relays) == MaxRelays {
@@ -146,6 +149,11 @@ func (q *Query) parseOptions(rest Options) Reason {
 				return BadOption
 			}
 			q.Requested = data
+			for b := data; len(b) >= 2; b = b[2:] {
+				if b[0] == 0 {
+					q.asked[b[1]/64] |= 1 << (b[1] % 64)
+				}
+			}
 		case OptionElapsedTime:
 			if len(data) != 2 {
 				return BadOption
@@ -217,6 +225,9 @@ func (q *Query) parseIA(code OptionCode, data []byte) Reason {
 // Asks reports whether the client's Option Request option names the code
 // (section 21.7).
 func (q *Query) Asks(code OptionCode) bool {
+	if code < 256 {
+		return q.asked[code/64]&(1<<(code%64)) != 0
+	}
 	for b := q.Requested; len(b) >= 2; b = b[2:] {
 		if OptionCode(binary.BigEndian.Uint16(b)) == code {
 			return true

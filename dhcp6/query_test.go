@@ -90,7 +90,7 @@ func TestTooLong(t *testing.T) {
 		}
 		nic := fuzzRecord().nics["pod1 06:00:00:00:00:02"]
 		before := []byte("before")
-		reply, why := dhcp6.Respond(before, &q, dhcp6.Server{DUID: ourID}, &pod, &nic)
+		reply, why := dhcp6.Respond(before, &q, dhcp6.Server{DUID: ourID}, dhcp6.NewPod(pod), &nic)
 		if why != dhcp6.Answered && string(reply) != "before" {
 			t.Errorf("%s, and yet %d octets", why, len(reply))
 		}

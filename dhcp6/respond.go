@@ -5,16 +5,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/sixacre/sixacre"
-)
-
-// What a client is told when it asks, in seconds: the defaults of section 7.6.
-const (
-	solMaxRT               = 3600
-	infMaxRT               = 3600
-	informationRefreshTime = 86400
 )
 
 // Server is who answers.
@@ -37,7 +29,7 @@ type Server struct {
 // queries. Nothing is allocated from a pool here, and nothing changes by an
 // answer: whatever the client says, it gets what the record gives its NIC. What
 // became of its leases is left in q.Effect.
-func Respond(dst []byte, q *Query, server Server, pod *sixacre.Pod, nic *sixacre.NIC) ([]byte, Reason) {
+func Respond(dst []byte, q *Query, server Server, pod *Pod, nic *sixacre.NIC) ([]byte, Reason) {
 	q.Effect = sixacre.NoEffect
 	if why := q.validate(server.DUID); why != Answered {
 		return dst, why
@@ -57,21 +49,23 @@ func Respond(dst []byte, q *Query, server Server, pod *sixacre.Pod, nic *sixacre
 		a.address = nic.Address
 		a.prefixes = nic.Prefixes[:min(len(nic.Prefixes), sixacre.MaxPrefixes)]
 	}
-	var enclosing [MaxRelays]int
 	for i := range q.Relays {
+		// All that a relay finds its way back by is as it was (section 19.3).
 		r := &q.Relays[i]
-		a.b = AppendRelay(a.b, RelayReply, r.HopCount, r.Link, r.Peer)
+		at := len(a.b)
+		a.b = append(a.b, r.header...)
+		a.b[at] = byte(RelayReply)
 		if r.InterfaceID != nil {
 			a.b = AppendOption(a.b, OptionInterfaceID, r.InterfaceID)
 		}
 		if r.SourcePort != nil {
 			a.b = AppendOption(a.b, OptionRelaySourcePort, r.SourcePort)
 		}
-		enclosing[i] = a.open(OptionRelayMessage)
+		q.enclosing[i] = int32(a.open(OptionRelayMessage))
 	}
 	why := a.message(nic != nil)
 	for i := range q.Relays {
-		a.shut(enclosing[i])
+		a.shut(int(q.enclosing[i]))
 	}
 	switch {
 	case why != Answered:
@@ -118,7 +112,7 @@ type answer struct {
 	b        []byte
 	q        *Query
 	server   Server
-	pod      *sixacre.Pod
+	pod      *Pod
 	address  netip.Addr     // the NIC's, or none
 	prefixes []netip.Prefix // the NIC's
 	t1, t2   sixacre.Seconds
@@ -171,22 +165,24 @@ func (a *answer) assign(t MessageType) {
 	revokes := extends && !a.server.Behind
 	var offLink uint32 // IAs that name an address of another link, section 18.3.2
 	if t == Reply && !extends {
-		for i, ia := range a.q.IAs {
+		for i := range a.q.IAs {
+			ia := a.q.IAs[i]
 			for named, ok := ia.NextAddress(); ok; named, ok = ia.NextAddress() {
-				if !named.IsUnspecified() && !a.pod.LinkPrefix.Contains(named) {
+				if !named.IsUnspecified() && !a.pod.onLink(named) {
 					offLink |= 1 << i
 				}
 			}
 		}
 	}
 	d := newDeal(a.q, a.address, a.prefixes, offLink)
-	if d.address >= 0 || d.prefixes[0] >= 0 {
-		a.t1, a.t2 = timers(a.pod.PreferredLifetime)
+	if d.address >= 0 || len(a.prefixes) > 0 && d.prefixes[0] >= 0 {
+		a.t1, a.t2 = a.pod.t1, a.pod.t2
 		if t == Reply {
 			a.effect = sixacre.Binds
 		}
 	}
-	for i, ia := range a.q.IAs {
+	for i := range a.q.IAs {
+		ia := &a.q.IAs[i]
 		at := a.openIA(ia)
 		switch {
 		case offLink&(1<<i) != 0:
@@ -203,15 +199,18 @@ func (a *answer) assign(t MessageType) {
 // assignAddress appends what an IA_NA holds: the NIC's address where it is the
 // one that gets it and, where the client wants to go on using others, those with
 // lifetimes of 0.
-func (a *answer) assignAddress(ia IA, gets, revokes bool) {
+func (a *answer) assignAddress(ia *IA, gets, revokes bool) {
 	empty := !gets
 	if gets {
-		a.lease(a.address, a.pod.PreferredLifetime, a.pod.ValidLifetime)
+		a.lease(a.address, a.pod.lifetimes)
 	}
-	for named, ok := ia.NextAddress(); ok && revokes; named, ok = ia.NextAddress() {
-		if named != a.address && !named.IsUnspecified() {
-			a.lease(named, 0, 0)
-			empty = false
+	if revokes {
+		rest := *ia
+		for named, ok := rest.NextAddress(); ok; named, ok = rest.NextAddress() {
+			if named != a.address && !named.IsUnspecified() {
+				a.lease(named, revoked)
+				empty = false
+			}
 		}
 	}
 	if empty {
@@ -220,18 +219,21 @@ func (a *answer) assignAddress(ia IA, gets, revokes bool) {
 }
 
 // assignPrefixes is assignAddress for an IA_PD.
-func (a *answer) assignPrefixes(ia IA, d *deal, i int8, revokes bool) {
+func (a *answer) assignPrefixes(ia *IA, d *deal, i int8, revokes bool) {
 	empty := true
-	for k, p := range a.prefixes {
+	for k := range a.prefixes {
 		if d.prefixes[k] == i {
-			a.prefix(p, a.pod.PreferredLifetime, a.pod.ValidLifetime)
+			a.prefix(a.prefixes[k], a.pod.lifetimes)
 			empty = false
 		}
 	}
-	for named, ok := ia.NextPrefix(); ok && revokes; named, ok = ia.NextPrefix() {
-		if !a.owns(named) && !named.Addr().IsUnspecified() {
-			a.prefix(named, 0, 0)
-			empty = false
+	if revokes {
+		rest := *ia
+		for named, ok := rest.NextPrefix(); ok; named, ok = rest.NextPrefix() {
+			if !a.owns(named) && !named.Addr().IsUnspecified() {
+				a.prefix(named, revoked)
+				empty = false
+			}
 		}
 	}
 	if empty {
@@ -259,9 +261,10 @@ func (a *answer) onLink() (all, asked bool) {
 func (a *answer) giveUp() {
 	var address bool
 	var prefixes uint64 // those of the NIC's that are named, by their place
-	for _, ia := range a.q.IAs {
+	for i := range a.q.IAs {
+		ia := &a.q.IAs[i]
 		bound := false
-		for rest := ia; ; {
+		for rest := *ia; ; {
 			named, ok := rest.NextAddress()
 			if !ok {
 				break
@@ -270,7 +273,7 @@ func (a *answer) giveUp() {
 				bound, address = true, true
 			}
 		}
-		for rest := ia; ; {
+		for rest := *ia; ; {
 			named, ok := rest.NextPrefix()
 			if !ok {
 				break
@@ -308,45 +311,21 @@ func (a *answer) owns(p netip.Prefix) bool { return slices.Contains(a.prefixes, 
 // configuration appends what the client asks for in its Option Request option
 // and the pod has (section 18.3).
 func (a *answer) configuration() {
-	if len(a.pod.DNS) > 0 && a.q.Asks(OptionDNSServers) {
-		at := a.open(OptionDNSServers)
-		for _, server := range a.pod.DNS {
-			a.b = appendAddr(a.b, server)
+	for i := range a.pod.options {
+		o := &a.pod.options[i]
+		switch {
+		case !a.q.Asks(o.code):
+		case o.code == OptionInformationRefreshTime && a.q.Type != InformationRequest: // section 21.23
+		default:
+			a.b = append(a.b, o.bytes...)
 		}
-		a.shut(at)
 	}
-	if len(a.pod.Domains) > 0 && a.q.Asks(OptionDomainList) {
-		at := a.open(OptionDomainList)
-		for _, name := range a.pod.Domains {
-			a.b = appendName(a.b, name)
-		}
-		a.shut(at)
-	}
-	if a.q.Type == InformationRequest && a.q.Asks(OptionInformationRefreshTime) {
-		a.seconds(OptionInformationRefreshTime, informationRefreshTime)
-	}
-	if a.q.Asks(OptionSolMaxRT) {
-		a.seconds(OptionSolMaxRT, solMaxRT)
-	}
-	if a.q.Asks(OptionInfMaxRT) {
-		a.seconds(OptionInfMaxRT, infMaxRT)
-	}
-}
-
-// timers returns T1 and T2 for leases of that preferred lifetime (sections 21.4
-// and 21.21). All leases of a pod have the same, so it is the shortest too.
-func timers(preferred sixacre.Seconds) (t1, t2 sixacre.Seconds) {
-	if preferred == sixacre.Infinity {
-		return sixacre.Infinity, sixacre.Infinity
-	}
-	return preferred / 2, sixacre.Seconds(uint64(preferred) * 4 / 5)
 }
 
 // open appends the header of an option whose length is not known yet and returns
 // where its data starts.
 func (a *answer) open(code OptionCode) int {
-	a.b = binary.BigEndian.AppendUint16(a.b, uint16(code))
-	a.b = append(a.b, 0, 0)
+	a.b = append(a.b, byte(code>>8), byte(code), 0, 0)
 	return len(a.b)
 }
 
@@ -355,31 +334,46 @@ func (a *answer) shut(start int) {
 	binary.BigEndian.PutUint16(a.b[start-2:], uint16(len(a.b)-start))
 }
 
-func (a *answer) openIA(ia IA) int {
-	at := a.open(ia.Option)
-	a.b = append(a.b, ia.ID[:]...)
-	a.b = binary.BigEndian.AppendUint32(a.b, uint32(a.t1))
-	a.b = binary.BigEndian.AppendUint32(a.b, uint32(a.t2))
-	return at
+// extend makes the answer longer and returns the octets that it grew by, which
+// are to be written.
+func (a *answer) extend(n int) []byte {
+	at := len(a.b)
+	a.b = slices.Grow(a.b, n)[:at+n]
+	return a.b[at:]
 }
 
+// header writes the code and length of an option of which b has room for all.
+func header(b []byte, code OptionCode) {
+	binary.BigEndian.PutUint32(b, uint32(code)<<16|uint32(len(b)-optionHeader))
+}
+
+func (a *answer) openIA(ia *IA) int {
+	b := a.extend(optionHeader + iaHeader)
+	header(b, ia.Option)
+	copy(b[4:], ia.ID[:])
+	binary.BigEndian.PutUint32(b[8:], uint32(a.t1))
+	binary.BigEndian.PutUint32(b[12:], uint32(a.t2))
+	return len(a.b) - iaHeader
+}
+
+// revoked is the preferred and valid lifetime of a lease that is one no more.
+var revoked [8]byte
+
 // lease appends an IA Address option (section 21.6).
-func (a *answer) lease(address netip.Addr, preferred, valid sixacre.Seconds) {
-	at := a.open(OptionIAAddress)
-	a.b = appendAddr(a.b, address)
-	a.b = binary.BigEndian.AppendUint32(a.b, uint32(preferred))
-	a.b = binary.BigEndian.AppendUint32(a.b, uint32(valid))
-	a.shut(at)
+func (a *answer) lease(address netip.Addr, lifetimes [8]byte) {
+	b := a.extend(optionHeader + addressSize)
+	header(b, OptionIAAddress)
+	putAddr(b[4:], address)
+	copy(b[20:], lifetimes[:])
 }
 
 // prefix appends an IA Prefix option (section 21.22).
-func (a *answer) prefix(p netip.Prefix, preferred, valid sixacre.Seconds) {
-	at := a.open(OptionIAPrefix)
-	a.b = binary.BigEndian.AppendUint32(a.b, uint32(preferred))
-	a.b = binary.BigEndian.AppendUint32(a.b, uint32(valid))
-	a.b = append(a.b, byte(p.Bits()))
-	a.b = appendAddr(a.b, p.Addr())
-	a.shut(at)
+func (a *answer) prefix(p netip.Prefix, lifetimes [8]byte) {
+	b := a.extend(optionHeader + prefixSize)
+	header(b, OptionIAPrefix)
+	copy(b[4:], lifetimes[:])
+	b[12] = byte(p.Bits())
+	putAddr(b[13:], p.Addr())
 }
 
 // status appends a Status Code option (section 21.13).
@@ -390,25 +384,10 @@ func (a *answer) status(code StatusCode, text string) {
 	a.shut(at)
 }
 
-func (a *answer) seconds(code OptionCode, n uint32) {
-	at := a.open(code)
-	a.b = binary.BigEndian.AppendUint32(a.b, n)
-	a.shut(at)
-}
-
-func appendAddr(b []byte, address netip.Addr) []byte {
+// putAddr writes an address in halves: to copy the array at once would wait for
+// the two stores that it was just made by.
+func putAddr(b []byte, address netip.Addr) {
 	octets := address.As16()
-	return append(b, octets[:]...)
-}
-
-// appendName appends a name in the form of RFC 1035 section 3.1, uncompressed
-// (section 10).
-func appendName(b []byte, name string) []byte {
-	for name != "" {
-		label, rest, _ := strings.Cut(name, ".")
-		b = append(b, byte(len(label)))
-		b = append(b, label...)
-		name = rest
-	}
-	return append(b, 0)
+	binary.BigEndian.PutUint64(b, binary.BigEndian.Uint64(octets[:8]))
+	binary.BigEndian.PutUint64(b[8:], binary.BigEndian.Uint64(octets[8:]))
 }

@@ -159,8 +159,7 @@ func (o *Options) Next() (code OptionCode, data []byte, ok bool) {
 
 // AppendOption appends one option to b. The data is at most 65535 octets long.
 func AppendOption(b []byte, code OptionCode, data []byte) []byte {
-	b = binary.BigEndian.AppendUint16(b, uint16(code))
-	b = binary.BigEndian.AppendUint16(b, uint16(len(data)))
+	b = append(b, byte(code>>8), byte(code), byte(len(data)>>8), byte(len(data)))
 	return append(b, data...)
 }
 
@@ -177,6 +176,8 @@ type Relay struct {
 	LinkLayer   []byte     // option 79: hardware type and address
 	SourcePort  []byte     // option 135: two octets
 	Message     []byte     // option 9: the message inside
+
+	header []byte // as it was read, of relayHeader octets
 }
 
 // Parse reads one level. It returns [Answered], the zero Reason, or what is
@@ -185,12 +186,10 @@ func (r *Relay) Parse(b []byte) Reason {
 	if len(b) < relayHeader {
 		return Truncated
 	}
-	*r = Relay{
-		Type:     MessageType(b[0]),
-		HopCount: b[1],
-		Link:     netip.AddrFrom16([16]byte(b[2:18])),
-		Peer:     netip.AddrFrom16([16]byte(b[18:34])),
-	}
+	r.Type, r.HopCount = MessageType(b[0]), b[1]
+	r.Link, r.Peer = netip.AddrFrom16([16]byte(b[2:18])), netip.AddrFrom16([16]byte(b[18:34]))
+	r.InterfaceID, r.RemoteID, r.LinkLayer, r.SourcePort, r.Message = nil, nil, nil, nil, nil
+	r.header = b[:relayHeader]
 	rest := Options(b[relayHeader:])
 	for {
 		code, data, ok := rest.Next()

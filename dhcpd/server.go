@@ -196,6 +196,6 @@ func (s *Server) respond(dst []byte, q *query, payload []byte, source netip.Addr
 		return nil, why
 	}
 	pod := q.client.Pod
-	nic, _ := now.nics.get(key{now.numbers[q.client.N], q.client.MAC}, pod, &q.found)
+	nic, _ := now.nics.get(key{now.numbers[q.client.N], q.client.MAC}, &pod.Pod, &q.found)
 	return dhcp6.Respond(dst, &q.Query, self, pod, nic)
 }
