@@ -23,6 +23,9 @@ const (
 	OtherServer        // meant for the server with another DUID
 	UnexpectedIA       // an Information-request with an IA
 	NothingToConfirm   // a Confirm without an address
+	NoQuery            // a LEASEQUERY without a Query option (RFC 5007 section 4.2.1)
+	RelayedLeasequery  // a LEASEQUERY inside a Relay-forward: nobody asks for another
+	LeasequeryOff      // a LEASEQUERY where none is answered
 
 	// Nobody vouches for the client.
 	Unrelayed      // sent to the server by the client itself
@@ -37,6 +40,10 @@ const (
 
 	TooLong // the answer would not fit into a packet
 
+	// There are too many messages.
+	NoisyRelay  // its relay asks for far more than the others, which have to wait
+	NoisyClient // the client asks far more often than clients do
+
 	// The server may not speak.
 	NotReady // it has not seen the whole record and the server DUID yet
 	Stale    // it could not confirm the store's revision for too long
@@ -49,10 +56,12 @@ var reasonNames = [NumReasons]string{
 	BadDUID: "bad-duid", TooMany: "too-many", UnknownType: "unknown-type", NotForServers: "not-for-servers",
 	NoRelayMessage: "no-relay-message", NoClientID: "no-client-id", NoServerID: "no-server-id",
 	UnexpectedServerID: "unexpected-server-id", OtherServer: "other-server", UnexpectedIA: "unexpected-ia",
-	NothingToConfirm: "nothing-to-confirm", Unrelayed: "unrelayed", UntrustedRelay: "untrusted-relay",
+	NothingToConfirm: "nothing-to-confirm", NoQuery: "no-query", RelayedLeasequery: "relayed-leasequery",
+	LeasequeryOff: "leasequery-off", Unrelayed: "unrelayed", UntrustedRelay: "untrusted-relay",
 	ForgedRelay: "forged-relay", GuestAsRelay: "guest-as-relay", UnknownLink: "unknown-link",
 	AmbiguousPod: "ambiguous-pod", NoIdentity: "no-identity", Contradiction: "contradiction",
-	UnknownClient: "unknown-client", TooLong: "too-long", NotReady: "not-ready", Stale: "stale",
+	UnknownClient: "unknown-client", TooLong: "too-long",
+	NoisyRelay: "noisy-relay", NoisyClient: "noisy-client", NotReady: "not-ready", Stale: "stale",
 }
 
 func (r Reason) String() string {

@@ -3,6 +3,7 @@ package dhcpd
 import (
 	"encoding/hex"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -12,15 +13,75 @@ import (
 	"github.com/sixacre/sixacre/dhcp6"
 )
 
-// counts are the server's metrics. The counters that a packet needs are looked
-// up once, here.
+// counts are the server's metrics.
 type counts struct {
-	replies    [dhcp6.InformationRequest + 1]prometheus.Counter
-	silences   [dhcp6.NumReasons]prometheus.Counter
-	mismatches prometheus.Counter
-	sendErrors prometheus.Counter
-	logs       [dhcp6.NumReasons]logBudget
-	errorLogs  logBudget
+	mu      sync.Mutex
+	tallies []*tally
+
+	logs      [dhcp6.NumReasons]logBudget
+	errorLogs logBudget
+}
+
+// tally is one worker's own counters: nobody else writes to them, so that no
+// processor waits for another's cache.
+type tally struct {
+	replies    [dhcp6.InformationRequest + 1]atomic.Uint64
+	silences   [dhcp6.NumReasons]atomic.Uint64
+	mismatches atomic.Uint64
+	sendErrors atomic.Uint64
+	_          [64]byte
+}
+
+func (c *counts) newTally() *tally {
+	t := &tally{}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tallies = append(c.tallies, t)
+	return t
+}
+
+var (
+	repliesDesc = prometheus.NewDesc("sixacre_dhcp6_replies_total",
+		"Queries answered, by the type of the client's message.", []string{"query"}, nil)
+	silencesDesc = prometheus.NewDesc("sixacre_dhcp6_silences_total",
+		"Packets that got no answer, by reason.", []string{"reason"}, nil)
+	mismatchesDesc = prometheus.NewDesc("sixacre_dhcp6_duid_mismatches_total",
+		"Queries answered whose DUID carries another MAC than the one that the relay inserted.", nil, nil)
+	sendErrorsDesc = prometheus.NewDesc("sixacre_dhcp6_send_errors_total",
+		"Replies that the kernel did not take.", nil, nil)
+)
+
+// Describe is for [prometheus.Collector].
+func (c *counts) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{repliesDesc, silencesDesc, mismatchesDesc, sendErrorsDesc} {
+		ch <- d
+	}
+}
+
+// Collect is for [prometheus.Collector].
+func (c *counts) Collect(ch chan<- prometheus.Metric) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sum := func(desc *prometheus.Desc, of func(*tally) *atomic.Uint64, labels ...string) {
+		var n uint64
+		for _, t := range c.tallies {
+			n += of(t).Load()
+		}
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), labels...)
+	}
+	for i := range dhcp6.InformationRequest + 1 {
+		switch i {
+		case dhcp6.Solicit, dhcp6.Request, dhcp6.Confirm, dhcp6.Renew, dhcp6.Rebind, dhcp6.Release, dhcp6.Decline, dhcp6.InformationRequest:
+			sum(repliesDesc, func(t *tally) *atomic.Uint64 { return &t.replies[i] }, i.String())
+		}
+	}
+	for i := range dhcp6.NumReasons {
+		if why := dhcp6.Reason(i); why != dhcp6.Answered {
+			sum(silencesDesc, func(t *tally) *atomic.Uint64 { return &t.silences[i] }, why.String())
+		}
+	}
+	sum(mismatchesDesc, func(t *tally) *atomic.Uint64 { return &t.mismatches })
+	sum(sendErrorsDesc, func(t *tally) *atomic.Uint64 { return &t.sendErrors })
 }
 
 // logBudget keeps a flood of packets from becoming a flood of log lines.
@@ -40,38 +101,12 @@ func (l *logBudget) take() (suppressed int64, ok bool) {
 }
 
 func newCounts(reg prometheus.Registerer, s *Server) *counts {
-	c := &counts{
-		mismatches: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "sixacre_dhcp6_duid_mismatches_total",
-			Help: "Queries answered whose DUID carries another MAC than the one that the relay inserted.",
-		}),
-		sendErrors: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "sixacre_dhcp6_send_errors_total",
-			Help: "Replies that the kernel did not take.",
-		}),
-	}
-	replies := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "sixacre_dhcp6_replies_total",
-		Help: "Queries answered, by the type of the client's message.",
-	}, []string{"query"})
-	for t := range c.replies {
-		switch t := dhcp6.MessageType(t); t {
-		case dhcp6.Solicit, dhcp6.Request, dhcp6.Confirm, dhcp6.Renew, dhcp6.Rebind, dhcp6.Release, dhcp6.Decline, dhcp6.InformationRequest:
-			c.replies[t] = replies.WithLabelValues(t.String())
-		}
-	}
-	silences := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "sixacre_dhcp6_silences_total",
-		Help: "Packets that got no answer, by reason.",
-	}, []string{"reason"})
-	for why := range c.silences {
+	c := &counts{}
+	for why := range c.logs {
 		c.logs[why].limit = rate.NewLimiter(1, 10)
-		if why := dhcp6.Reason(why); why != dhcp6.Answered {
-			c.silences[why] = silences.WithLabelValues(why.String())
-		}
 	}
 	c.errorLogs.limit = rate.NewLimiter(1, 10)
-	reg.MustRegister(replies, silences, c.mismatches, c.sendErrors,
+	reg.MustRegister(c,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "sixacre_dhcp6_nics",
 			Help: "NICs that the server knows.",
@@ -102,10 +137,6 @@ func newCounts(reg prometheus.Registerer, s *Server) *counts {
 		}))
 	return c
 }
-
-func (c *counts) reply(t dhcp6.MessageType) { c.replies[t].Inc() }
-
-func (c *counts) silence(why dhcp6.Reason) { c.silences[why].Inc() }
 
 // logSilence says why a packet got no answer: staleness once, anything else up
 // to ten times in a row and then once a second.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sixacre/sixacre"
-	"github.com/sixacre/sixacre/dhcp6"
 )
 
 // Server answers DHCPv6 queries from what it is told of the record. It is silent
@@ -118,12 +116,14 @@ func (s *Server) settle() {
 
 // Unconfirmed returns for how long the store's revision has not been confirmed,
 // and false if it never was.
-func (s *Server) Unconfirmed() (time.Duration, bool) {
+func (s *Server) Unconfirmed() (time.Duration, bool) { return s.unconfirmed(s.clock()) }
+
+func (s *Server) unconfirmed(now time.Duration) (time.Duration, bool) {
 	at := s.confirmed.Load()
 	if at == never {
 		return 0, false
 	}
-	return s.clock() - time.Duration(at), true
+	return now - time.Duration(at), true
 }
 
 var errNeverConfirmed = errors.New("dhcp6: the store has not confirmed its revision yet")
@@ -149,53 +149,4 @@ func (s *Server) Ready() error {
 		return errors.New("dhcp6: the record has no server DUID yet")
 	}
 	return s.stale()
-}
-
-// query is one packet and what became of it. It is used again for the next.
-type query struct {
-	dhcp6.Query
-	client dhcp6.Client
-	found  found
-}
-
-// answer appends the answer to a packet to dst. Where there is none it returns
-// nil, having counted the reason and, now and then, logged it.
-func (s *Server) answer(dst []byte, q *query, payload []byte, source netip.AddrPort) []byte {
-	q.client = dhcp6.Client{}
-	reply, why := s.respond(dst, q, payload, source.Addr())
-	if why != dhcp6.Answered {
-		s.counts.silence(why)
-		s.logSilence(why, q, source)
-		return nil
-	}
-	s.counts.reply(q.Type)
-	if q.client.Mismatch {
-		s.counts.mismatches.Inc()
-	}
-	return reply
-}
-
-func (s *Server) respond(dst []byte, q *query, payload []byte, source netip.Addr) ([]byte, dhcp6.Reason) {
-	if why := q.Parse(payload); why != dhcp6.Answered {
-		return nil, why
-	}
-	now := s.index.current.Load()
-	if now == nil || now.serverID == nil {
-		return nil, dhcp6.NotReady
-	}
-	age, ever := s.Unconfirmed()
-	switch {
-	case !ever:
-		return nil, dhcp6.NotReady
-	case age > sixacre.MaxStale:
-		return nil, dhcp6.Stale
-	}
-	self := dhcp6.Server{DUID: now.serverID, Behind: age > fresh}
-	var why dhcp6.Reason
-	if q.client, why = now.pods.Locate(&q.Query, source); why != dhcp6.Answered {
-		return nil, why
-	}
-	pod := q.client.Pod
-	nic, _ := now.nics.get(key{now.numbers[q.client.N], q.client.MAC}, &pod.Pod, &q.found)
-	return dhcp6.Respond(dst, &q.Query, self, pod, nic)
 }

@@ -2,24 +2,29 @@ package dhcpd
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
+	"runtime"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/sixacre/sixacre/dhcp6"
 )
 
-// Socket is one UDP address that relays send to.
-type Socket struct{ conn *net.UDPConn }
+// Socket is one UDP address that relays send to. It is one socket of the kernel's
+// for each processor: the packets of a relay all come to the same one.
+type Socket struct {
+	at  netip.AddrPort
+	fds []int
+}
 
 // receiveBuffer is what the kernel is asked to hold for a socket, in octets, so
-// that a burst waits rather than being lost. The kernel may give less.
-const receiveBuffer = 4 << 20
+// that a burst waits rather than being lost. Without CAP_NET_ADMIN it gives no
+// more than net.core.rmem_max.
+const receiveBuffer = 8 << 20
 
 // Listen opens a socket. An address of :: takes packets to any address of this
 // machine; each is answered from the address that it was sent to.
@@ -27,88 +32,98 @@ func Listen(at netip.AddrPort) (*Socket, error) {
 	if !at.Addr().Is6() || at.Addr().Is4In6() {
 		return nil, fmt.Errorf("dhcp6 address %s is not IPv6: write it as [2001:db8::1]:%d", at, dhcp6.ServerPort)
 	}
-	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		var err error
-		if e := raw.Control(func(fd uintptr) {
-			err = errors.Join(
-				unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1),
-				// RFC 3542 section 6.1: each packet says where it was sent to.
-				unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1))
-		}); e != nil {
-			return e
-		}
-		return err
-	}}
-	conn, err := config.ListenPacket(context.Background(), "udp6", at.String())
+	// Sockets that share a port share it with any other of the same user's, another
+	// server by mistake too: so first one that does not share.
+	alone, at, err := open(at, false)
 	if err != nil {
 		return nil, err
 	}
-	udp := conn.(*net.UDPConn)
-	// As far as net.core.rmem_max allows.
-	_ = udp.SetReadBuffer(receiveBuffer)
-	return &Socket{udp}, nil
+	unix.Close(alone)
+	k := &Socket{at: at}
+	for range runtime.GOMAXPROCS(0) {
+		fd, _, err := open(at, true)
+		if err != nil {
+			k.Close()
+			return nil, err
+		}
+		k.fds = append(k.fds, fd)
+	}
+	return k, nil
+}
+
+// open makes one socket and returns it with the address that it is bound to.
+func open(at netip.AddrPort, share bool) (fd int, bound netip.AddrPort, err error) {
+	fd, err = unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	if err != nil {
+		return -1, at, err
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+			err = &net.OpError{Op: "listen", Net: "udp6", Addr: net.UDPAddrFromAddrPort(at), Err: err}
+		}
+	}()
+	set := func(level, option int) {
+		err = errors.Join(err, unix.SetsockoptInt(fd, level, option, 1))
+	}
+	set(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+	// RFC 3542 section 6.1: each packet says where it was sent to.
+	set(unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO)
+	if share {
+		set(unix.SOL_SOCKET, unix.SO_REUSEPORT)
+	}
+	if err != nil {
+		return fd, at, err
+	}
+	// Packets that the kernel found to follow one another may come as one.
+	// Kernels before 5.0 do not do that.
+	_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1)
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+	}
+	to := &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}
+	if zone := at.Addr().Zone(); zone != "" {
+		device, err := net.InterfaceByName(zone)
+		if err != nil {
+			return fd, at, err
+		}
+		to.ZoneId = uint32(device.Index)
+	}
+	if err = unix.Bind(fd, to); err != nil {
+		return fd, at, err
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return fd, at, err
+	}
+	return fd, netip.AddrPortFrom(at.Addr(), uint16(name.(*unix.SockaddrInet6).Port)), nil
 }
 
 // Addr returns the address and port that the socket is bound to.
-func (k *Socket) Addr() netip.AddrPort { return k.conn.LocalAddr().(*net.UDPAddr).AddrPort() }
+func (k *Socket) Addr() netip.AddrPort { return k.at }
 
 // Close closes a socket that is not served.
-func (k *Socket) Close() error { return k.conn.Close() }
+func (k *Socket) Close() {
+	for _, fd := range k.fds {
+		unix.Close(fd)
+	}
+}
 
 // Serve answers what arrives at the socket until the context ends, and closes
 // it.
 func (s *Server) Serve(ctx context.Context, k *Socket) error {
-	defer k.conn.Close()
-	stop := context.AfterFunc(ctx, func() { k.conn.Close() })
-	defer stop()
-	var q query
-	in, out := make([]byte, 1<<16), make([]byte, 0, 1<<16)
-	control := make([]byte, unix.CmsgSpace(unix.SizeofInet6Pktinfo))
-	// On a port of its own a server is asked only by who was told of it: what
-	// RFC 9915 section 7.2 says of ports does not bind such a relay, and the port
-	// that it sends from is the only one known of it.
-	standard := k.Addr().Port() == dhcp6.ServerPort
-	for {
-		n, controlLen, _, source, err := k.conn.ReadMsgUDPAddrPort(in, control)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("dhcp6: reading at %s: %w", k.Addr(), err)
-		}
-		reply := s.answer(out, &q, in[:n], source)
-		if reply == nil {
-			continue
-		}
-		to := source
-		if standard {
-			to = netip.AddrPortFrom(source.Addr(), q.ReplyPort(source.Port()))
-		}
-		if _, _, err := k.conn.WriteMsgUDPAddrPort(reply, replyFrom(control[:controlLen]), to); err != nil {
-			s.counts.sendErrors.Inc()
-			if suppressed, ok := s.counts.errorLogs.take(); ok {
-				s.log.Warn("dhcp6: reply not sent", "to", to, "error", err, "suppressed", suppressed)
-			}
-		}
+	defer k.Close()
+	group, ctx := errgroup.WithContext(ctx)
+	for _, fd := range k.fds {
+		w := s.newWorker(fd, k.at)
+		group.Go(func() error { return w.serve(ctx) })
 	}
-}
-
-// replyFrom turns the control message that came with a packet (RFC 3542 section
-// 6.2) into one that sends the reply from the address that the packet went to.
-// It says nothing of the interface, so that routing is free to answer through
-// another one, save for link-local addresses, which mean nothing without it.
-// Where nothing useful can be said it returns nil and the kernel chooses.
-func replyFrom(control []byte) []byte {
-	header, data, _, err := unix.ParseOneSocketControlMessage(control)
-	if err != nil || header.Level != unix.IPPROTO_IPV6 || header.Type != unix.IPV6_PKTINFO || len(data) < unix.SizeofInet6Pktinfo {
-		return nil
-	}
-	sentTo := netip.AddrFrom16([16]byte(data))
-	switch {
-	case sentTo.IsMulticast():
-		return nil
-	case !sentTo.IsLinkLocalUnicast():
-		binary.NativeEndian.PutUint32(data[16:], 0)
-	}
-	return control
+	// Of a socket without a peer the kernel says that it is not connected, but it
+	// wakes who waits for packets all the same.
+	defer context.AfterFunc(ctx, func() {
+		for _, fd := range k.fds {
+			_ = unix.Shutdown(fd, unix.SHUT_RD)
+		}
+	})()
+	return group.Wait()
 }

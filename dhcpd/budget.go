@@ -1,0 +1,90 @@
+package dhcpd
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"math/rand/v2"
+	"time"
+)
+
+// What one relay and one client may ask of one worker.
+const (
+	// relayWindow is the time over which the packets of relays are counted.
+	relayWindow = 100 * time.Millisecond
+	// relayShare is how many packets of a relay are answered in that time however
+	// much the others ask for: 20,000 in a second.
+	relayShare = 2000
+	// clientWindow is the time over which the messages of clients are counted.
+	clientWindow = time.Second
+	// clientShare is how many messages of a client are answered in that time. A
+	// client that follows RFC 9915 section 15 sends one or two, and each of its
+	// routers relays them.
+	clientShare = 32
+)
+
+// budget keeps a flood of one relay's from starving the others, and one of a
+// client's those behind the same relay. It counts in a fixed number of cells that
+// senders share by chance: who shares with whom is drawn anew for each window.
+type budget struct {
+	relays  relayBudget
+	clients clientBudget
+}
+
+type relayBudget struct {
+	until time.Duration
+	seed  uint64
+	cells [1 << 10]uint32
+	// sum is over all cells, and heard how many of them are not zero; others is
+	// that of the window before.
+	sum, heard, others uint32
+}
+
+// take counts a packet of a relay's and reports whether it may be answered.
+//
+// A relay alone may ask for as much as it likes. One among others may too, as long
+// as nothing waits: it is only held to its share while packets queue up and it
+// sends more than twice what the others send on the average.
+func (b *relayBudget) take(now time.Duration, relay [16]byte, queued bool) bool {
+	if now >= b.until {
+		clear(b.cells[:])
+		b.until, b.seed, b.others = now+relayWindow, rand.Uint64(), b.heard
+		b.sum, b.heard = 0, 0
+	}
+	cell := &b.cells[spread(b.seed, binary.NativeEndian.Uint64(relay[:8]), binary.NativeEndian.Uint64(relay[8:]), len(b.cells))]
+	if *cell == 0 {
+		b.heard++
+	}
+	*cell++
+	b.sum++
+	if *cell <= relayShare || !queued {
+		return true
+	}
+	others := max(b.heard, b.others) - 1
+	return uint64(*cell)*uint64(others) <= 2*uint64(b.sum-*cell)
+}
+
+type clientBudget struct {
+	until time.Duration
+	seed  uint64
+	cells [1 << 18]uint8
+}
+
+// take counts a client's message and reports whether it may be answered.
+func (b *clientBudget) take(now time.Duration, k key) bool {
+	if now >= b.until {
+		clear(b.cells[:])
+		b.until, b.seed = now+clientWindow, rand.Uint64()
+	}
+	cell := &b.cells[spread(b.seed, k.first(), uint64(k.pod), len(b.cells))]
+	if *cell == clientShare {
+		return false
+	}
+	*cell++
+	return true
+}
+
+// spread picks one of n cells.
+func spread(seed, a, b uint64, n int) int {
+	hi, lo := bits.Mul64(a^seed, b^0x9e3779b97f4a7c15)
+	return place((hi^lo)*0x9e3779b97f4a7c15, n)
+}
