@@ -12,13 +12,23 @@ const (
 
 // MaxPrefixes is how many prefixes one NIC may hold. maxRecords bounds the
 // records of an instance as a whole, and maxNamed the others that it refers to,
-// so that it fits into one transaction of an etcd with its default limits (128
-// conditions, 128 writes).
+// so that each of deploy and retire fits into one transaction of an etcd with its
+// default limits (128 conditions, 128 writes).
 const (
 	MaxPrefixes = 32
 	maxRecords  = 96
 	maxNamed    = 24
 )
+
+// records is how many records the NIC has besides its instance: its prefixes, the
+// claim of its MAC and what was seen of it; the claims of a stored address and of
+// one that was declined.
+func (n NIC) records() int {
+	if n.Address.IsValid() {
+		return len(n.Prefixes) + 4
+	}
+	return len(n.Prefixes) + 2
+}
 
 // NIC is an instance's port on a pod.
 //
@@ -34,6 +44,7 @@ type NIC struct {
 	MovingTo  string         `json:"movingTo,omitempty" doc:"Hypervisor it is being moved to"`
 	Address   netip.Addr     `json:"address,omitzero" doc:"Its address in the link prefix"`
 	LinkLocal netip.Addr     `json:"linkLocal,omitzero" readOnly:"true" doc:"Its predicted link-local address"`
+	Declined  netip.Addr     `json:"declined,omitzero" readOnly:"true" doc:"The address that it had until its client found another on the link with it: nobody is given it while the NIC stays"`
 	Prefixes  []netip.Prefix `json:"prefixes" doc:"The prefixes delegated to it"`
 	Groups    []string       `json:"groups" doc:"Its security groups"`
 }
@@ -66,8 +77,8 @@ func (i Instance) Validate() error {
 		if len(named) > maxNamed {
 			return Errorf(Invalid, "instance %s names too many different pods, hosts and groups for one instance: %d in all are the most", i.Name, maxNamed)
 		}
-		if records += 2 + len(n.Prefixes); records > maxRecords {
-			return Errorf(Invalid, "instance %s holds too many NICs and prefixes for one instance: %d NICs with one prefix each are the most", i.Name, maxRecords/3)
+		if records += n.records(); records > maxRecords {
+			return Errorf(Invalid, "instance %s holds too many NICs and prefixes for one instance: %d NICs with one prefix each are the most, in dhcpv6 pods %d", i.Name, maxRecords/3, maxRecords/5)
 		}
 		if err := n.MAC.Validate(); err != nil {
 			return Errorf(Invalid, "instance %s: %s", i.Name, err)

@@ -67,6 +67,10 @@ type Claim struct {
 	Instance string `json:"instance"`
 	MAC      MAC    `json:"mac"`
 	Pod      string `json:"pod"`
+	// Declined is when, in the store's own time, the NIC got another address
+	// because its client found this one on the link: the claim then keeps it from
+	// being given to anybody. Zero for what the NIC has.
+	Declined time.Time `json:"declined,omitzero"`
 }
 
 // MACClaim names the claim of a MAC in a pod.

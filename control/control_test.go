@@ -356,7 +356,8 @@ func TestDeployNamedAndPicked(t *testing.T) {
 	}
 }
 
-// The largest instance that is said to be possible is.
+// The largest instance that is said to be possible is, from its deployment until
+// it is retired, whatever happened to it.
 func TestDeployManyNICs(t *testing.T) {
 	r := newRecord(t)
 	r.pod(slaac())
@@ -366,23 +367,30 @@ func TestDeployManyNICs(t *testing.T) {
 	if _, err := r.CreateHost(t.Context(), sixacre.Host{Name: "hv1"}); err != nil {
 		t.Fatal(err)
 	}
-	d := control.Deployment{Name: "i-1"}
-	for i := range 32 {
-		n := sixacre.NIC{Pod: "pod2", Host: "hv1", MAC: sixacre.MAC{6, 0, 0, 0, 0, byte(i)}}
-		if i%2 == 0 {
-			n.Pod = "pod1"
+	for pod, most := range map[string]int{"pod1": 32, "pod2": 19} {
+		d := control.Deployment{Name: "i-1"}
+		for i := range most {
+			d.NICs = append(d.NICs, control.NICDeployment{NIC: sixacre.NIC{Pod: pod, Host: "hv1", MAC: sixacre.MAC{6, 0, 0, 0, 0, byte(i)}}})
 		}
-		d.NICs = append(d.NICs, control.NICDeployment{NIC: n})
-	}
-	if _, err := r.Deploy(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Retire(t.Context(), "i-1"); err != nil {
-		t.Fatal(err)
-	}
-	d.Name, d.NICs = "i-2", append(d.NICs, control.NICDeployment{NIC: sixacre.NIC{Pod: "pod1", MAC: sixacre.MAC{6, 0, 0, 0, 1, 0}}})
-	if _, err := r.Deploy(t.Context(), d); sixacre.CodeOf(err) != sixacre.Invalid {
-		t.Errorf("33 NICs: %v, want a refusal", err)
+		made, err := r.Deploy(t.Context(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range made.NICs {
+			r.sight(r.glimpse(pod, n.MAC, "decline", declines(n.Address)))
+		}
+		if err := r.Retire(t.Context(), "i-1"); err != nil {
+			t.Fatal(err)
+		}
+		for _, kind := range []sixacre.Kind{sixacre.KindClaim, sixacre.KindSighting} {
+			if left, _, err := r.store.List(t.Context(), kind, ""); err != nil || len(left) != 0 {
+				t.Errorf("left over: %v, %v", left, err)
+			}
+		}
+		d.NICs = append(d.NICs, control.NICDeployment{NIC: sixacre.NIC{Pod: pod, MAC: sixacre.MAC{6, 0, 0, 0, 1, 0}}})
+		if _, err := r.Deploy(t.Context(), d); sixacre.CodeOf(err) != sixacre.Invalid {
+			t.Errorf("%d NICs: %v, want a refusal", most+1, err)
+		}
 	}
 }
 

@@ -96,7 +96,7 @@ func (a *attempt) plug(instance string, n sixacre.NIC, count *int) (sixacre.NIC,
 	if n.Address, err = a.address(instance, pod, n); err != nil {
 		return n, pod, err
 	}
-	n.LinkLocal, n.MovingTo = netip.Addr{}, ""
+	n.LinkLocal, n.Declined, n.MovingTo = netip.Addr{}, netip.Addr{}, ""
 
 	for k, prefix := range n.Prefixes {
 		if slices.Contains(n.Prefixes[:k], prefix) {
@@ -162,7 +162,10 @@ func (a *attempt) claim(instance string, pod sixacre.Pod, n sixacre.NIC, address
 	}
 	claim := sixacre.Claim{Name: sixacre.AddressClaim(address).Name, Instance: instance, MAC: n.MAC, Pod: n.Pod}
 	holder, taken, err := read[sixacre.Claim](a, claim.Key())
-	if taken {
+	switch {
+	case taken && !holder.Declined.IsZero():
+		return sixacre.Errorf(sixacre.Conflict, "address %s was declined by the client of instance %s, because another on the link had it: choose another", address, holder.Instance)
+	case taken:
 		return sixacre.Errorf(sixacre.Conflict, "address %s is that of instance %s: choose another", address, holder.Instance)
 	}
 	a.Put = append(a.Put, claim)
@@ -226,7 +229,8 @@ func (c *Control) Instance(ctx context.Context, name string) (sixacre.Instance, 
 	return i, err
 }
 
-// Retire removes an instance. Its prefixes go into quarantine.
+// Retire removes an instance, and what was seen of it. Its prefixes go into
+// quarantine.
 func (c *Control) Retire(ctx context.Context, name string) error {
 	return c.change(ctx, func(a *attempt) error {
 		i, err := must[sixacre.Instance](a, "instance", sixacre.Instance{Name: name}.Key())
@@ -234,9 +238,11 @@ func (c *Control) Retire(ctx context.Context, name string) error {
 			return err
 		}
 		for _, n := range i.NICs {
-			a.Delete = append(a.Delete, sixacre.MACClaim(n.Pod, n.MAC))
-			if n.Address.IsValid() {
-				a.Delete = append(a.Delete, sixacre.AddressClaim(n.Address))
+			a.Delete = append(a.Delete, sixacre.MACClaim(n.Pod, n.MAC), sixacre.SightingKey(n.Pod, n.MAC))
+			for _, address := range []netip.Addr{n.Address, n.Declined} {
+				if address.IsValid() {
+					a.Delete = append(a.Delete, sixacre.AddressClaim(address))
+				}
 			}
 			for _, prefix := range n.Prefixes {
 				if err := a.rest(prefix); err != nil {

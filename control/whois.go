@@ -17,6 +17,8 @@ type Holder struct {
 	Address  netip.Addr              `json:"address,omitzero" doc:"The holder's address, where that was asked for"`
 	Prefix   netip.Prefix            `json:"prefix,omitzero" doc:"The delegated prefix that holds what was asked for"`
 	State    sixacre.DelegationState `json:"state,omitempty" doc:"Of that prefix: a prefix in quarantine has its last holder"`
+	Declined bool                    `json:"declined,omitempty" doc:"Whether that NIC's client declined the address and has another since"`
+	Seen     *sixacre.Sighting       `json:"seen,omitempty" doc:"What was seen of the DHCPv6 client of that NIC; absent where nothing was"`
 }
 
 // Whois returns who holds an address, a prefix or a MAC. A MAC may have a holder
@@ -64,6 +66,11 @@ func (c *Control) Whois(ctx context.Context, query, pod string) (Holder, error) 
 		return Holder{}, sixacre.Errorf(sixacre.NotFound, "%s is nobody's", query)
 	}
 	holder.Query = query
+	if seen, found, err := read[sixacre.Sighting](a, sixacre.SightingKey(holder.Pod, holder.MAC)); err != nil {
+		return Holder{}, err
+	} else if found {
+		holder.Seen = &seen
+	}
 	return holder, nil
 }
 
@@ -72,7 +79,7 @@ func (c *Control) Whois(ctx context.Context, query, pod string) (Holder, error) 
 func (a *attempt) whois(p sixacre.Pod, asked netip.Prefix) (Holder, error) {
 	if asked.IsSingleIP() && p.LinkPrefix.Contains(asked.Addr()) {
 		claim, err := a.claimOf(p, asked.Addr())
-		return Holder{Instance: claim.Instance, MAC: claim.MAC, Pod: p.Name, Address: asked.Addr()}, err
+		return Holder{Instance: claim.Instance, MAC: claim.MAC, Pod: p.Name, Address: asked.Addr(), Declined: !claim.Declined.IsZero()}, err
 	}
 	for _, pool := range p.Pools {
 		if !pool.Prefix.Contains(asked.Addr()) || asked.Bits() < pool.DelegatedLength {
@@ -100,9 +107,13 @@ func (a *attempt) claimOf(p sixacre.Pod, address netip.Addr) (sixacre.Claim, err
 	return claim, err
 }
 
-// holder names the instance that has the address in the pod, or nobody.
+// holder names the instance that has the address in the pod, or nobody. One that
+// a client declined is that of another on the link: a router's, for all we know.
 func (a *attempt) holder(p sixacre.Pod, address netip.Addr) (string, error) {
 	h, err := a.whois(p, netip.PrefixFrom(address, address.BitLen()))
+	if h.Declined {
+		return "", err
+	}
 	return h.Instance, err
 }
 
