@@ -20,6 +20,8 @@ import (
 type Store interface {
 	// Get returns the record under a key, or one with Revision 0.
 	Get(ctx context.Context, key sixacre.Key) (sixacre.Record, error)
+	// GetAll returns the records under the keys, in their order.
+	GetAll(ctx context.Context, keys []sixacre.Key) ([]sixacre.Record, error)
 	// List returns the records of a kind whose names start with under, by name.
 	List(ctx context.Context, kind sixacre.Kind, under string) ([]sixacre.Record, int64, error)
 	// Commit writes the transaction if its conditions hold.
@@ -284,14 +286,29 @@ func read[T sixacre.Noun](a *attempt, key sixacre.Key) (noun T, found bool, err 
 		if err != nil {
 			return noun, false, err
 		}
-		if a.known == nil {
-			a.known = map[sixacre.Key]sixacre.Noun{}
-		}
-		before, a.known[key] = r.Noun, r.Noun
-		a.Seen = append(a.Seen, sixacre.Seen{Key: key, Revision: r.Revision})
+		a.learn(key, r)
+		before = r.Noun
 	}
 	noun, found = before.(T)
 	return noun, found, nil
+}
+
+// readAhead asks the store for several keys at once, for read to find.
+func (a *attempt) readAhead(keys []sixacre.Key) error {
+	records, err := a.store.GetAll(a.ctx, keys)
+	for i, r := range records {
+		a.learn(keys[i], r)
+	}
+	return err
+}
+
+// learn makes it a condition that the record under the key stays as it was read.
+func (a *attempt) learn(key sixacre.Key, r sixacre.Record) {
+	if a.known == nil {
+		a.known = map[sixacre.Key]sixacre.Noun{}
+	}
+	a.known[key] = r.Noun
+	a.Seen = append(a.Seen, sixacre.Seen{Key: key, Revision: r.Revision})
 }
 
 // must is read for what has to exist. noun is its name in messages.

@@ -64,7 +64,14 @@ func (c *Control) Sight(ctx context.Context, seen []sixacre.Glimpse) error {
 		return cmp.Or(cmp.Compare(a.pod, b.pod), slices.Compare(a.mac[:], b.mac[:]))
 	})
 	for batch := range slices.Chunk(others, sightBatch) {
+		keys := make([]sixacre.Key, 0, 2*len(batch))
+		for _, n := range batch {
+			keys = append(keys, sixacre.MACClaim(n.pod, n.mac), sixacre.SightingKey(n.pod, n.mac))
+		}
 		if err := c.change(ctx, func(a *attempt) error {
+			if err := a.readAhead(keys); err != nil {
+				return err
+			}
 			for _, n := range batch {
 				if _, _, err := a.sight(n.pod, n.mac, byNIC[n]); err != nil {
 					return err

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,6 +67,36 @@ func (s *Store) Get(ctx context.Context, key sixacre.Key) (sixacre.Record, error
 	return sixacre.Record{Noun: noun, Revision: resp.Kvs[0].ModRevision}, err
 }
 
+// maxOps is how many operations, or conditions, a transaction may have in an etcd
+// with its default limits.
+const maxOps = 128
+
+// GetAll returns the records under the keys, in their order.
+func (s *Store) GetAll(ctx context.Context, keys []sixacre.Key) ([]sixacre.Record, error) {
+	records := make([]sixacre.Record, 0, len(keys))
+	for part := range slices.Chunk(keys, maxOps) {
+		reads := make([]clientv3.Op, len(part))
+		for i, key := range part {
+			reads[i] = clientv3.OpGet(path(key))
+		}
+		resp, err := s.client.Txn(ctx).Then(reads...).Commit()
+		if err != nil {
+			return nil, unavailable(err)
+		}
+		for i, key := range part {
+			record := sixacre.Record{}
+			if kvs := resp.Responses[i].GetResponseRange().Kvs; len(kvs) > 0 {
+				if record.Noun, err = decode(key, kvs[0].Value); err != nil {
+					return nil, err
+				}
+				record.Revision = kvs[0].ModRevision
+			}
+			records = append(records, record)
+		}
+	}
+	return records, nil
+}
+
 // List returns the records of a kind whose names start with under, in the order
 // of their names, and the revision of the store at which that was complete.
 func (s *Store) List(ctx context.Context, kind sixacre.Kind, under string) ([]sixacre.Record, int64, error) {
@@ -113,13 +144,13 @@ func (s *Store) scan(ctx context.Context, prefix string, revision int64, f func(
 // they did and the revision at which it was written.
 func (s *Store) Commit(ctx context.Context, txn sixacre.Txn) (ok bool, revision int64, err error) {
 	var conditions []clientv3.Cmp
-	for _, seen := range txn.Seen {
-		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(path(seen.Key)), "=", seen.Revision))
+	for _, c := range txn.Seen {
+		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(path(c.Key)), "=", c.Revision))
 	}
-	for _, seen := range txn.RangeSeen {
+	for _, c := range txn.RangeSeen {
 		// Holds for an empty range too: etcd then compares with revision 0.
-		prefix := root + string(seen.Kind) + "/" + seen.Under
-		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(prefix), "<", seen.Revision+1).WithPrefix())
+		prefix := path(sixacre.Key{Kind: c.Kind, Name: c.Under})
+		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(prefix), "<", c.Revision+1).WithPrefix())
 	}
 	var writes []clientv3.Op
 	for _, noun := range txn.Put {

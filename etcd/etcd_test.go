@@ -115,6 +115,35 @@ func listIsCompleteAcrossPages(t *testing.T, store *Store) {
 	}
 }
 
+func TestGetAllAnswersInOrder(t *testing.T) { everywhere(t, getAllAnswersInOrder) }
+
+func getAllAnswersInOrder(t *testing.T, store *Store) {
+	const n = 2*maxOps + 3
+	var keys []sixacre.Key
+	var last int64
+	for i := range n {
+		host := sixacre.Host{Name: fmt.Sprint("hv", n-i)}
+		keys = append(keys, host.Key())
+		if i%2 == 0 {
+			continue // is not there
+		}
+		_, revision, err := store.Commit(t.Context(), sixacre.Txn{Put: []sixacre.Noun{host}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = revision
+	}
+	records, err := store.GetAll(t.Context(), keys)
+	if err != nil || len(records) != n {
+		t.Fatalf("GetAll = %d records, %v; want %d", len(records), err, n)
+	}
+	for i, r := range records {
+		if i%2 == 0 && r != (sixacre.Record{}) || i%2 == 1 && (r.Noun.Key() != keys[i] || r.Revision == 0 || r.Revision > last) {
+			t.Errorf("under %s: %+v", keys[i], r)
+		}
+	}
+}
+
 func TestWhatWasAcknowledgedIsThereAfterRestart(t *testing.T) {
 	dir := t.TempDir()
 	store := open(t, dir)
