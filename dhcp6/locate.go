@@ -52,6 +52,22 @@ func (p *Pods) IsRelay(a netip.Addr) bool {
 	return is
 }
 
+// OfRelay returns the pods, by their place, of which the address is a relay, or why
+// it is that of none.
+func (p *Pods) OfRelay(a netip.Addr) ([]int, Reason) {
+	s, known := p.relays[a.As16()]
+	switch {
+	case !known:
+		return nil, UntrustedRelay
+	case s.guest:
+		return nil, GuestAsRelay
+	}
+	return s.pods, Answered
+}
+
+// At returns the pod at a place.
+func (p *Pods) At(n int) *sixacre.Pod { return &p.pods[n].Pod }
+
 // Client is whom a relayed message comes from, as far as its relays vouch.
 type Client struct {
 	Pod  *Pod

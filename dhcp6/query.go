@@ -96,8 +96,10 @@ func (q *Query) Parse(payload []byte) Reason {
 	}
 	q.Type = MessageType(payload[0])
 	switch q.Type {
-	case Advertise, Reply, Reconfigure, RelayReply:
+	case Advertise, Reply, Reconfigure, RelayReply, LeasequeryReply, LeasequeryDone, LeasequeryData:
 		return NotForServers
+	case Leasequery:
+		return RelayedLeasequery // one that is not relayed is for [LeaseLookup.Parse]
 	case Solicit, Request, Confirm, Renew, Rebind, Release, Decline, InformationRequest:
 	default:
 		return UnknownType

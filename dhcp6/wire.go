@@ -42,6 +42,10 @@ const (
 	InformationRequest MessageType = 11
 	RelayForward       MessageType = 12
 	RelayReply         MessageType = 13
+	Leasequery         MessageType = 14 // RFC 5007 section 4.1.1
+	LeasequeryReply    MessageType = 15 // RFC 5007 section 4.1.1
+	LeasequeryDone     MessageType = 16 // RFC 5460 section 5.2.2
+	LeasequeryData     MessageType = 17 // RFC 5460 section 5.2.1
 )
 
 var messageNames = [...]string{
@@ -49,6 +53,8 @@ var messageNames = [...]string{
 	Renew: "renew", Rebind: "rebind", Reply: "reply", Release: "release",
 	Decline: "decline", Reconfigure: "reconfigure", InformationRequest: "information-request",
 	RelayForward: "relay-forward", RelayReply: "relay-reply",
+	Leasequery: "leasequery", LeasequeryReply: "leasequery-reply",
+	LeasequeryDone: "leasequery-done", LeasequeryData: "leasequery-data",
 }
 
 func (t MessageType) String() string {
@@ -87,6 +93,12 @@ const (
 	OptionIAPrefix               OptionCode = 26  // in an IA_PD, section 21.22
 	OptionInformationRefreshTime OptionCode = 32  // seconds, section 21.23
 	OptionRemoteID               OptionCode = 37  // enterprise number and octets, RFC 4649 section 3
+	OptionQuery                  OptionCode = 44  // query-type, link-address and options, RFC 5007 section 4.1.2.1
+	OptionClientData             OptionCode = 45  // options, RFC 5007 section 4.1.2.2
+	OptionLastTransaction        OptionCode = 46  // seconds, RFC 5007 section 4.1.2.3
+	OptionRelayData              OptionCode = 47  // a relay's address and message, RFC 5007 section 4.1.2.4
+	OptionClientLink             OptionCode = 48  // addresses, RFC 5007 section 4.1.2.5
+	OptionRelayID                OptionCode = 53  // a relay's DUID, RFC 5460 section 5.4.1
 	OptionClientLinkLayer        OptionCode = 79  // hardware type and address, RFC 6939 section 4
 	OptionSolMaxRT               OptionCode = 82  // seconds, section 21.24
 	OptionInfMaxRT               OptionCode = 83  // seconds, section 21.25
@@ -104,9 +116,18 @@ const (
 	StatusNotOnLink     StatusCode = 4
 	StatusUseMulticast  StatusCode = 5 // obsolete
 	StatusNoPrefixAvail StatusCode = 6
+
+	StatusUnknownQueryType StatusCode = 7  // RFC 5007 section 4.1.3
+	StatusMalformedQuery   StatusCode = 8  // RFC 5007 section 4.1.3
+	StatusNotConfigured    StatusCode = 9  // RFC 5007 section 4.1.3
+	StatusNotAllowed       StatusCode = 10 // RFC 5007 section 4.1.3
+	StatusQueryTerminated  StatusCode = 11 // RFC 5460 section 5.5
 )
 
-var statusNames = [...]string{"Success", "UnspecFail", "NoAddrsAvail", "NoBinding", "NotOnLink", "UseMulticast", "NoPrefixAvail"}
+var statusNames = [...]string{
+	"Success", "UnspecFail", "NoAddrsAvail", "NoBinding", "NotOnLink", "UseMulticast", "NoPrefixAvail",
+	"UnknownQueryType", "MalformedQuery", "NotConfigured", "NotAllowed", "QueryTerminated",
+}
 
 func (s StatusCode) String() string {
 	if int(s) < len(statusNames) {
