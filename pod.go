@@ -125,6 +125,10 @@ const (
 	maxSearchList = 240
 )
 
+// maxOptions is how many octets a pod's NTP servers and further options may take
+// in an answer, so that it stays within few fragments whatever is asked.
+const maxOptions = 1024
+
 // Pool is a block that prefixes are delegated from. It is routed to the pod's
 // routers by the network administrator.
 type Pool struct {
@@ -197,6 +201,9 @@ type Pod struct {
 	PreferredLifetime Seconds        `json:"preferredLifetime,omitempty" format:"int64" doc:"Preferred lifetime of addresses and prefixes, seconds" example:"14400"`
 	DNS               []netip.Addr   `json:"dns,omitempty" doc:"Recursive DNS servers"`
 	Domains           []string       `json:"domains,omitempty" doc:"DNS search list"`
+	NTP               []NTPServer    `json:"ntp,omitempty" doc:"NTP servers: IPv6 addresses, multicast ones too, or names (RFC 5908)"`
+	Options           []Option       `json:"options,omitempty" doc:"Further DHCPv6 options, for clients that ask for them"`
+	Preference        uint8          `json:"preference,omitempty" doc:"Server preference in Advertise: clients take an offer of 255 without waiting for others; 0 if not given" example:"255"`
 	UnknownClients    UnknownClients `json:"unknownClients,omitempty" enum:"ignore,refuse" doc:"What an unknown client is told; ignore if not given"`
 	DHCP              DHCPServer     `json:"dhcp,omitempty" enum:"builtin,kea" doc:"Who answers DHCPv6; builtin if not given"`
 }
@@ -331,6 +338,29 @@ func (p Pod) validate() error {
 		if octets += len(d) + 2; octets > maxSearchList {
 			return Errorf(Invalid, "domain %q makes the search list longer than the %d octets that fit into a Router Advertisement: leave some out", d, maxSearchList)
 		}
+	}
+	return p.validateOptions()
+}
+
+func (p Pod) validateOptions() error {
+	octets := 0
+	for _, n := range p.NTP {
+		if _, err := ParseNTPServer(n.String()); err != nil {
+			return err
+		}
+		octets += n.octets()
+	}
+	for i, o := range p.Options {
+		if err := o.validate(); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(p.Options[:i], func(other Option) bool { return other.Code == o.Code }) {
+			return Errorf(Invalid, "option %d is given twice: put all that clients shall get into one value", o.Code)
+		}
+		octets += 4 + len(o.Value)
+	}
+	if octets > maxOptions {
+		return Errorf(Invalid, "ntp servers and options take %d octets, more than the %d that an answer has room for: leave some out", octets, maxOptions)
 	}
 	return nil
 }

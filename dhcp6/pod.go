@@ -50,6 +50,12 @@ func NewPod(pod sixacre.Pod) *Pod {
 	}
 	p.add(OptionDNSServers, servers)
 	p.add(OptionDomainList, domains)
+	for _, server := range pod.NTP {
+		p.add(OptionNTPServer, appendNTP(nil, server))
+	}
+	for _, o := range pod.Options {
+		p.options = append(p.options, podOption{OptionCode(o.Code), AppendOption(nil, OptionCode(o.Code), o.Value)})
+	}
 	p.add(OptionInformationRefreshTime, binary.BigEndian.AppendUint32(nil, informationRefreshTime))
 	p.add(OptionSolMaxRT, binary.BigEndian.AppendUint32(nil, solMaxRT))
 	p.add(OptionInfMaxRT, binary.BigEndian.AppendUint32(nil, infMaxRT))
@@ -77,6 +83,24 @@ func timers(preferred sixacre.Seconds) (t1, t2 sixacre.Seconds) {
 		return sixacre.Infinity, sixacre.Infinity
 	}
 	return preferred / 2, sixacre.Seconds(uint64(preferred) * 4 / 5)
+}
+
+// Suboptions of the NTP Server option (RFC 5908 section 4).
+const (
+	ntpServerAddress    OptionCode = 1
+	ntpMulticastAddress OptionCode = 2
+	ntpServerName       OptionCode = 3
+)
+
+// appendNTP appends the one suboption that an NTP Server option holds.
+func appendNTP(b []byte, server sixacre.NTPServer) []byte {
+	switch {
+	case server.Name != "":
+		return AppendOption(b, ntpServerName, appendName(nil, server.Name))
+	case server.Address.IsMulticast():
+		return AppendOption(b, ntpMulticastAddress, server.Address.AsSlice())
+	}
+	return AppendOption(b, ntpServerAddress, server.Address.AsSlice())
 }
 
 // appendName appends a name in the form of RFC 1035 section 3.1, uncompressed

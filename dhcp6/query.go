@@ -108,13 +108,34 @@ func (q *Query) Parse(payload []byte) Reason {
 	return q.parseOptions(payload[messageHeader:])
 }
 
-// singletons are the options that a client's message may carry once at most
-// (section 21). Options that are not known here may do as they please, 79 and 37
-// among them: they mean something only at a relay's level.
-const singletons uint32 = 1<<OptionClientID | 1<<OptionServerID | 1<<OptionRequest | 1<<OptionPreference |
-	1<<OptionElapsedTime | 1<<OptionRelayMessage | 1<<OptionAuthentication | 1<<OptionServerUnicast |
-	1<<OptionStatusCode | 1<<OptionRapidCommit | 1<<OptionUserClass | 1<<OptionInterfaceID |
-	1<<OptionReconfigureMessage | 1<<OptionReconfigureAccept
+// known says of the options of a client's message that are known here how long
+// they may be and which may appear once at most (section 21). Options that are
+// not may do as they please, 79 and 37 among them: they mean something only at a
+// relay's level. So may the obsolete Server Unicast, of which nothing is read.
+var known = [32]struct {
+	least, most uint16
+	once        bool
+}{
+	OptionClientID:           {minDUID, maxDUID, true},
+	OptionServerID:           {minDUID, maxDUID, true},
+	OptionIANA:               {iaHeader, unbounded, false},
+	OptionIAPD:               {iaHeader, unbounded, false},
+	OptionRequest:            {0, unbounded, true},
+	OptionPreference:         {1, 1, true},
+	OptionElapsedTime:        {2, 2, true},
+	OptionRelayMessage:       {0, unbounded, true},
+	OptionAuthentication:     {11, unbounded, true},
+	OptionStatusCode:         {2, unbounded, true},
+	OptionRapidCommit:        {0, 0, true},
+	OptionUserClass:          {0, unbounded, true},
+	OptionVendorClass:        {4, unbounded, false},
+	OptionVendor:             {4, unbounded, false},
+	OptionInterfaceID:        {0, unbounded, true},
+	OptionReconfigureMessage: {1, 1, true},
+	OptionReconfigureAccept:  {0, 0, true},
+}
+
+const unbounded = 0xffff
 
 func (q *Query) parseOptions(rest Options) Reason {
 	var seen uint32
@@ -123,29 +144,30 @@ func (q *Query) parseOptions(rest Options) Reason {
 		if !ok {
 			break
 		}
-		if code < 32 {
-			bit := uint32(1) << code
-			if seen&singletons&bit != 0 {
-				return DuplicateOption
-			}
-			seen |= bit
+		if int(code) >= len(known) || known[code].most == 0 && !known[code].once {
+			q.hasIATA = q.hasIATA || code == OptionIATA
+			continue
 		}
+		form := &known[code]
+		switch {
+		case form.once && seen&(1<<code) != 0:
+			return DuplicateOption
+		case len(data) >= int(form.least) && len(data) <= int(form.most):
+		case code == OptionClientID || code == OptionServerID:
+			return BadDUID
+		default:
+			return BadOption
+		}
+		seen |= 1 << code
 		switch code {
-		case OptionClientID, OptionServerID:
-			if len(data) < minDUID || len(data) > maxDUID {
-				return BadDUID
-			}
-			if code == OptionClientID {
-				q.ClientID = data
-			} else {
-				q.ServerID = data
-			}
+		case OptionClientID:
+			q.ClientID = data
+		case OptionServerID:
+			q.ServerID = data
 		case OptionIANA, OptionIAPD:
 			if why := q.parseIA(code, data); why != Answered {
 				return why
 			}
-		case OptionIATA:
-			q.hasIATA = true
 		case OptionRequest:
 			if len(data)%2 != 0 {
 				return BadOption
@@ -156,23 +178,8 @@ func (q *Query) parseOptions(rest Options) Reason {
 					q.asked[b[1]/64] |= 1 << (b[1] % 64)
 				}
 			}
-		case OptionElapsedTime:
-			if len(data) != 2 {
-				return BadOption
-			}
-		case OptionPreference:
-			if len(data) != 1 {
-				return BadOption
-			}
 		case OptionRapidCommit:
-			if len(data) != 0 {
-				return BadOption
-			}
 			q.RapidCommit = true
-		case OptionReconfigureAccept:
-			if len(data) != 0 {
-				return BadOption
-			}
 		}
 	}
 	if len(rest) != 0 {
@@ -182,26 +189,27 @@ func (q *Query) parseOptions(rest Options) Reason {
 }
 
 func (q *Query) parseIA(code OptionCode, data []byte) Reason {
-	if len(data) < iaHeader {
-		return BadOption
-	}
 	if len(q.IAs) == MaxIAs {
 		return TooMany
 	}
 	rest := Options(data[iaHeader:])
 	q.IAs = append(q.IAs, IA{Option: code, ID: [4]byte(data), leases: rest})
+	status := false
 	for {
-		lease, data, ok := rest.Next()
+		inner, data, ok := rest.Next()
 		if !ok {
 			break
 		}
 		var size int
 		switch {
-		case code == OptionIANA && lease == OptionIAAddress:
+		case code == OptionIANA && inner == OptionIAAddress:
 			size = addressSize
-		case code == OptionIAPD && lease == OptionIAPrefix:
+		case code == OptionIAPD && inner == OptionIAPrefix:
 			size = prefixSize
+		case inner == OptionStatusCode && status:
+			return DuplicateOption
 		default:
+			status = status || inner == OptionStatusCode
 			continue
 		}
 		if q.leases++; q.leases > MaxLeases {
@@ -210,18 +218,31 @@ func (q *Query) parseIA(code OptionCode, data []byte) Reason {
 		if len(data) < size || size == prefixSize && data[8] > 128 {
 			return BadOption
 		}
-		inside := Options(data[size:])
-		for ok := true; ok; {
-			_, _, ok = inside.Next()
-		}
-		if len(inside) != 0 {
-			return Truncated
+		if why := parseLeaseOptions(data[size:]); why != Answered {
+			return why
 		}
 	}
 	if len(rest) != 0 {
 		return Truncated
 	}
 	return Answered
+}
+
+// parseLeaseOptions reads what is inside an IA Address or IA Prefix option.
+func parseLeaseOptions(rest Options) Reason {
+	status := false
+	for {
+		code, _, ok := rest.Next()
+		switch {
+		case !ok && len(rest) != 0:
+			return Truncated
+		case !ok:
+			return Answered
+		case code == OptionStatusCode && status:
+			return DuplicateOption
+		}
+		status = status || code == OptionStatusCode
+	}
 }
 
 // Asks reports whether the client's Option Request option names the code

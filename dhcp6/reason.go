@@ -38,6 +38,8 @@ const (
 	Contradiction  // options 79 and 37 tell different MACs
 	UnknownClient  // no NIC of the pod has that MAC
 
+	CannotConfirm // the NIC may have been given the address since the record was current
+
 	TooLong // the answer would not fit into a packet
 
 	// There are too many messages.
@@ -60,7 +62,7 @@ var reasonNames = [NumReasons]string{
 	LeasequeryOff: "leasequery-off", Unrelayed: "unrelayed", UntrustedRelay: "untrusted-relay",
 	ForgedRelay: "forged-relay", GuestAsRelay: "guest-as-relay", UnknownLink: "unknown-link",
 	AmbiguousPod: "ambiguous-pod", NoIdentity: "no-identity", Contradiction: "contradiction",
-	UnknownClient: "unknown-client", TooLong: "too-long",
+	UnknownClient: "unknown-client", CannotConfirm: "cannot-confirm", TooLong: "too-long",
 	NoisyRelay: "noisy-relay", NoisyClient: "noisy-client", NotReady: "not-ready", Stale: "stale",
 }
 

@@ -35,12 +35,8 @@ func Respond(dst []byte, q *Query, server Server, pod *Pod, nic *sixacre.NIC) ([
 		return dst, why
 	}
 	if nic == nil {
-		switch q.Type {
-		case Solicit, Request, Renew, Rebind:
-		default:
-			return dst, UnknownClient
-		}
-		if pod.UnknownClients != sixacre.Refuse {
+		// Without a record there is nothing to confirm by or to configure.
+		if pod.UnknownClients != sixacre.Refuse || q.Type == Confirm || q.Type == InformationRequest {
 			return dst, UnknownClient
 		}
 	}
@@ -133,21 +129,15 @@ func (a *answer) message(known bool) Reason {
 	a.b = AppendOption(a.b, OptionServerID, a.server.DUID)
 	switch a.q.Type {
 	case Solicit, Request, Renew, Rebind:
-		if a.q.Type == Solicit && t == Reply {
+		switch {
+		case t == Advertise && a.pod.Preference != 0: // none says 0 too, section 18.2.9
+			a.b = append(a.b, 0, byte(OptionPreference), 0, 1, a.pod.Preference)
+		case a.q.Type == Solicit && t == Reply:
 			a.b = AppendOption(a.b, OptionRapidCommit, nil)
 		}
 		a.assign(t)
 	case Confirm:
-		onLink, asked := a.onLink()
-		switch {
-		case !asked:
-			return NothingToConfirm
-		case onLink:
-			a.status(StatusSuccess, "")
-		default:
-			a.status(StatusNotOnLink, "not the address of this interface")
-		}
-		return Answered
+		return a.confirm()
 	case Release, Decline:
 		a.status(StatusSuccess, "")
 		a.giveUp()
@@ -241,19 +231,33 @@ func (a *answer) assignPrefixes(ia *IA, d *deal, i int8, revokes bool) {
 	}
 }
 
-// onLink reports whether every address of a Confirm is appropriate to the link
-// (sections 4.2 and 18.3.3) and whether there was any. In a pod each NIC has
-// its one address: any other is not, and the client learns at once that it was
-// given a new one.
-func (a *answer) onLink() (all, asked bool) {
-	all = true
-	for _, ia := range a.q.IAs {
+// confirm says whether every address of a Confirm is appropriate to the link
+// (sections 4.2 and 18.3.3). In a pod each NIC has its one address: any other is
+// not, and the client learns at once that it was given a new one.
+func (a *answer) confirm() Reason {
+	status, asked := StatusSuccess, false
+	for i := range a.q.IAs {
+		ia := a.q.IAs[i]
 		for named, ok := ia.NextAddress(); ok; named, ok = ia.NextAddress() {
 			asked = true
-			all = all && named == a.address
+			switch {
+			case named == a.address:
+			case a.server.Behind && a.pod.Addressing == sixacre.DHCPv6 && a.pod.onLink(named):
+				return CannotConfirm
+			default:
+				status = StatusNotOnLink
+			}
 		}
 	}
-	return all, asked
+	switch {
+	case !asked:
+		return NothingToConfirm
+	case status == StatusSuccess:
+		a.status(status, "")
+	default:
+		a.status(status, "not the address of this interface")
+	}
+	return Answered
 }
 
 // giveUp appends the IAs of a Release or Decline in which nothing is the NIC's

@@ -399,6 +399,8 @@ func describeOptions(b []byte, indent string) string {
 			fmt.Fprintf(&out, "%s%s preferred=%d valid=%d\n", indent, address(data[:16]), number(16), number(20))
 		case code == 26 && n == 25:
 			fmt.Fprintf(&out, "%s%s/%d preferred=%d valid=%d\n", indent, address(data[9:]), data[8], number(0), number(4))
+		case code == 7 && n == 1:
+			fmt.Fprintf(&out, "%spreference %d\n", indent, data[0])
 		case code == 9:
 			out.WriteString(describe(data, indent))
 		case code == 13 && n >= 2:
@@ -417,10 +419,14 @@ func describeOptions(b []byte, indent string) string {
 			fmt.Fprintf(&out, "%sdomains %q\n", indent, data)
 		case (code == 32 || code == 82 || code == 83) && n == 4:
 			fmt.Fprintf(&out, "%s%s=%d\n", indent, map[int]string{32: "information-refresh-time", 82: "sol-max-rt", 83: "inf-max-rt"}[code], number(0))
+		case code == 56 && n == 20 && (data[1] == 1 || data[1] == 2):
+			fmt.Fprintf(&out, "%sntp %x %s\n", indent, data[:4], address(data[4:]))
+		case code == 56 && n > 4:
+			fmt.Fprintf(&out, "%sntp %x %q\n", indent, data[:4], data[4:])
 		case code == 135 && n == 2:
 			fmt.Fprintf(&out, "%ssource-port=%d\n", indent, binary.BigEndian.Uint16(data))
 		default:
-			fmt.Fprintf(&out, "%soption %d %x\n", indent, code, data)
+			fmt.Fprintf(&out, "%soption %d:%x\n", indent, code, data)
 		}
 	}
 	if len(b) > 0 {

@@ -99,6 +99,7 @@ const (
 	OptionRelayData              OptionCode = 47  // a relay's address and message, RFC 5007 section 4.1.2.4
 	OptionClientLink             OptionCode = 48  // addresses, RFC 5007 section 4.1.2.5
 	OptionRelayID                OptionCode = 53  // a relay's DUID, RFC 5460 section 5.4.1
+	OptionNTPServer              OptionCode = 56  // one server, may repeat, RFC 5908 section 4
 	OptionClientLinkLayer        OptionCode = 79  // hardware type and address, RFC 6939 section 4
 	OptionSolMaxRT               OptionCode = 82  // seconds, section 21.24
 	OptionInfMaxRT               OptionCode = 83  // seconds, section 21.25

@@ -10,7 +10,7 @@ func podCommand() *cobra.Command {
 	return clientFlags(group("pod", "Layer-2 networks: a link prefix, and pools to delegate from",
 		podCreate(),
 		listCommand("pods", "/v1/pods", podHeader, podRows),
-		getCommand("pod", "/v1/pods/", podHeader, podRows),
+		getCommand("pod", "/v1/pods/", "FIELD VALUE", podFields),
 		deleteCommand("pod", "/v1/pods/", "It is refused while an instance or a peer is on the pod."),
 	))
 }
@@ -21,9 +21,22 @@ func podRows(p sixacre.Pod) []row {
 	return []row{{p.Name, p.Addressing, p.LinkPrefix, join(p.Pools), join(p.Relays)}}
 }
 
+// podFields shows one pod whole, by the names of the flags that set it.
+func podFields(p sixacre.Pod) []row {
+	return []row{
+		{"name", p.Name}, {"kind", p.Kind},
+		{"link-prefix", p.LinkPrefix}, {"addressing", p.Addressing}, {"managed", p.Managed}, {"pool", join(p.Pools)},
+		{"relay", join(p.Relays)}, {"interface-id", join(p.InterfaceIDs)}, {"router-link-local", join(p.RouterLinkLocals)},
+		{"identify", join(p.Identify)}, {"remote-id-format", p.RemoteIDFormat}, {"unknown-clients", p.UnknownClients},
+		{"valid-lifetime", p.ValidLifetime}, {"preferred-lifetime", p.PreferredLifetime},
+		{"dns", join(p.DNS)}, {"domain", join(p.Domains)}, {"ntp", join(p.NTP)}, {"option", join(p.Options)},
+		{"preference", p.Preference}, {"dhcp", p.DHCP},
+	}
+}
+
 func podCreate() *cobra.Command {
 	var link string
-	var pools, relays, dns, routers, identify []string
+	var pools, relays, dns, routers, identify, ntp, options []string
 	p := sixacre.Pod{}
 	c := &cobra.Command{
 		Use:   "create NAME --link-prefix P [--pool P/LEN=DELEGATED]… [--relay ADDR]…",
@@ -52,6 +65,12 @@ gets an answer.`,
 				return err
 			}
 			if p.DNS, err = parseEach(dns, parseAddr("dns")); err != nil {
+				return err
+			}
+			if p.NTP, err = parseEach(ntp, sixacre.ParseNTPServer); err != nil {
+				return err
+			}
+			if p.Options, err = parseEach(options, sixacre.ParseOption); err != nil {
 				return err
 			}
 			if p.RouterLinkLocals, err = parseEach(routers, parseAddr("router link-local")); err != nil {
@@ -86,6 +105,9 @@ gets an answer.`,
 	f.String("preferred-lifetime", "", "preferred `lifetime` of addresses and prefixes (default "+sixacre.DefaultPreferredLifetime.String()+")")
 	f.StringArrayVar(&dns, "dns", nil, "`address` of a recursive DNS server")
 	f.StringArrayVar(&p.Domains, "domain", nil, "`name` for the DNS search list")
+	f.StringArrayVar(&ntp, "ntp", nil, "`server` that tells the time: an IPv6 address, a multicast one too, or a name")
+	f.StringArrayVar(&options, "option", nil, "further DHCPv6 option for clients that ask for it, as `code=hex`")
+	f.Uint8Var(&p.Preference, "preference", 0, "server preference in Advertise, 1 to 255: clients wait for no other server after 255")
 	f.StringVar((*string)(&p.DHCP), "dhcp", "builtin", "who answers DHCPv6: builtin")
 	c.MarkFlagRequired("link-prefix")
 	return outputFlag(c)
