@@ -39,7 +39,7 @@ const (
 )
 
 // Glimpse is what one message told of the DHCPv6 client behind a NIC. One
-// without a DUID tells nothing new but the message and its time.
+// without a DUID tells nothing new but the message, its time and its relay.
 type Glimpse struct {
 	Pod     string
 	MAC     MAC
@@ -89,9 +89,10 @@ type Decline struct {
 	Replaced bool       `json:"replaced,omitempty" doc:"Whether the NIC was given another address"`
 }
 
-// Merge returns s with what a glimpse of the same NIC tells. The later news wins,
-// and of two at once the greater value: in which order the glimpses come, how
-// often, and through how many servers makes no difference to what they end in.
+// Merge returns s with what a glimpse of the same NIC tells. The later wins, and of
+// two at once the greater value: in which order the news come, how often, and
+// through how many servers makes no difference to what they end in. What comes
+// without a DUID only renews what was told before.
 func (s Sighting) Merge(g Glimpse) Sighting {
 	g.Time = g.Time.UTC().Truncate(time.Millisecond) // as the store keeps it
 	s.Pod, s.MAC = g.Pod, g.MAC
@@ -99,7 +100,7 @@ func (s Sighting) Merge(g Glimpse) Sighting {
 		s.Time, s.Message = g.Time, g.Message
 	}
 	if len(g.DUID) > 0 {
-		// The latest path is as old as the DUID: they are told together.
+		// The DUID is what came by the latest path.
 		var told time.Time
 		if len(s.Paths) > 0 {
 			told = s.Paths[0].Time
@@ -108,6 +109,8 @@ func (s Sighting) Merge(g Glimpse) Sighting {
 			s.DUID = g.DUID
 		}
 		s.Paths = mergePath(s.Paths, Path{g.Relay, g.Peer, g.Time})
+	} else if at := slices.IndexFunc(s.Paths, func(p Path) bool { return p.Relay == g.Relay }); at >= 0 {
+		s.Paths = mergePath(s.Paths, Path{g.Relay, s.Paths[at].Peer, g.Time})
 	}
 	if s.Paths == nil {
 		s.Paths = []Path{}

@@ -1,6 +1,7 @@
 package sixacre
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -16,7 +17,9 @@ import (
 var day = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // drawGlimpse draws from so few values that times, relays and DUIDs repeat.
-func drawGlimpse(t *rapid.T) Glimpse {
+func drawGlimpse(t *rapid.T) Glimpse { return drawGlimpseOf(t, MaxPaths+4) }
+
+func drawGlimpseOf(t *rapid.T, relays int) Glimpse {
 	n := func(what string, most int) int { return rapid.IntRange(0, most).Draw(t, what) }
 	address := func(what string, most int) netip.Addr {
 		return netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", 1+n(what, most)))
@@ -29,7 +32,7 @@ func drawGlimpse(t *rapid.T) Glimpse {
 	}
 	if n("news", 2) > 0 {
 		g.DUID = DUID{0, 4, byte(n("duid", 2))}
-		g.Relay, g.Peer = address("relay", MaxPaths+3), address("peer", 1)
+		g.Relay, g.Peer = address("relay", relays-1), address("peer", 1)
 	}
 	if g.Effect == Declines {
 		g.Declined = address("declined", 1)
@@ -111,6 +114,36 @@ func TestSightingMergesInAnyOrder(t *testing.T) {
 		}
 		if want := twin(seen); !reflect.DeepEqual(s, want) {
 			t.Fatalf("\n%+v %+v, want\n%+v %+v", s, s.Declined, want, want.Declined)
+		}
+	})
+}
+
+// A message that brings no news is the latest of its path all the same, so that
+// the path which is used is the first.
+func TestSightingRenewsItsPaths(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var s Sighting
+		seen := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Glimpse { return drawGlimpseOf(t, 3) }), 1, 20).Draw(t, "seen")
+		for _, g := range seen {
+			s = s.Merge(g)
+		}
+		want := twin(seen)
+		for _, g := range rapid.SliceOfN(rapid.SampledFrom(seen), 1, 10).Draw(t, "mere times") {
+			g.DUID, g.Peer, g.Effect = nil, netip.Addr{}, NoEffect
+			g.Time = g.Time.Add(time.Duration(rapid.IntRange(-5, 60).Draw(t, "later")) * time.Second)
+			for i, p := range want.Paths {
+				if p.Relay == g.Relay && g.Time.After(p.Time) {
+					want.Paths[i].Time = g.Time
+				}
+			}
+			if g.Time.After(want.Time) || g.Time.Equal(want.Time) && g.Message > want.Message {
+				want.Time, want.Message = g.Time, g.Message
+			}
+			s = s.Merge(g)
+		}
+		slices.SortStableFunc(want.Paths, func(a, b Path) int { return cmp.Or(b.Time.Compare(a.Time), b.Relay.Compare(a.Relay)) })
+		if !reflect.DeepEqual(s, want) {
+			t.Fatalf("\n%+v, want\n%+v", s, want)
 		}
 	})
 }

@@ -156,6 +156,7 @@ func TestWhoReachesWhat(t *testing.T) {
 		{"GET", "/v1/pods", nil, "socket admin"},
 		{"GET", "/v1/instances", nil, "socket admin"},
 		{"GET", "/v1/instances/i-1", nil, "socket admin"},
+		{"GET", "/v1/instances/i-1/sightings", nil, "socket admin"},
 		{"GET", "/v1/tokens", nil, "socket admin"},
 		{"GET", "/v1/hosts/hv1", nil, "socket admin"},
 		{"GET", "/v1/whois?q=06:00:00:00:00:01", nil, "socket admin"},
@@ -326,7 +327,7 @@ func TestOpenAPI(t *testing.T) {
 			t.Errorf("%s has format %v, want %s", field, got, format)
 		}
 	}
-	for _, field := range []string{"NICDeployment.mac", "Rule.ports", "Rule.protocol", "Rule.icmpType", "Rule.remote", "Pod.linkPrefix"} {
+	for _, field := range []string{"NICDeployment.mac", "Rule.ports", "Rule.protocol", "Rule.icmpType", "Rule.remote", "Pod.linkPrefix", "Sighting.duid", "Sighting.mac", "Path.relay"} {
 		schema, name, _ := strings.Cut(field, ".")
 		if got := doc.Components.Schemas[schema].Properties[name].Type; got != "string" {
 			t.Errorf("%s has type %v, want string", field, got)

@@ -63,7 +63,7 @@ func show[T any](v T, err error) (*body[T], error) { return &body[T]{v}, err }
 
 func operations(s *Server, api huma.API) {
 	// The schema of what is written as text is a string, whatever its Go type.
-	for _, t := range []any{sixacre.MAC{}, sixacre.Ports{}, sixacre.Protocol(0), sixacre.ICMPType{}, sixacre.Remote{}, sixacre.Key{}, netip.Prefix{}} {
+	for _, t := range []any{sixacre.MAC{}, sixacre.Ports{}, sixacre.Protocol(0), sixacre.ICMPType{}, sixacre.Remote{}, sixacre.Key{}, sixacre.DUID{}, netip.Prefix{}} {
 		api.OpenAPI().Components.Schemas.RegisterTypeAlias(reflect.TypeOf(t), reflect.TypeFor[string]())
 	}
 	c := s.control
@@ -98,6 +98,10 @@ func operations(s *Server, api huma.API) {
 			return nil, err
 		}
 		return show(c.Instance(ctx, in.Name))
+	})
+
+	handle(api, "GET", "/v1/instances/{name}/sightings", "Show what was seen of the DHCPv6 clients of an instance's NICs", func(ctx context.Context, in *named) (*body[[]sixacre.Sighting], error) {
+		return show(c.Sightings(ctx, in.Name))
 	})
 
 	handle(api, "GET", "/v1/prefixes", "List the prefixes that are delegated or in quarantine", func(ctx context.Context, _ *none) (*body[[]sixacre.Delegation], error) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -111,6 +112,14 @@ func each[T any](rows func(T) []row) func([]T) []row {
 		}
 		return all
 	}
+}
+
+// instant writes a time in one cell, and nothing for none.
+func instant(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02T15:04:05Z")
 }
 
 // join writes a list in one cell.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -21,16 +22,13 @@ func hostCommand() *cobra.Command {
 const hostHeader = "NAME AGENT-SEEN NICS PROGRAMMED"
 
 func hostRows(h sixacre.HostStatus) []row {
-	seen, programmed := "never", 0
-	if !h.Seen.IsZero() {
-		seen = h.Seen.Format("2006-01-02T15:04:05Z")
-	}
+	programmed := 0
 	for _, n := range h.Report.NICs {
 		if n.Programmed {
 			programmed++
 		}
 	}
-	return []row{{h.Name, seen, len(h.Report.NICs), programmed}}
+	return []row{{h.Name, cmp.Or(instant(h.Seen), "never"), len(h.Report.NICs), programmed}}
 }
 
 // secretOrDocument prints a new secret alone on its line, ready to be put into a

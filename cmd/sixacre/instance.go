@@ -1,6 +1,8 @@
 package main
 
 import (
+	"net/netip"
+
 	"github.com/spf13/cobra"
 
 	"github.com/sixacre/sixacre"
@@ -12,6 +14,7 @@ func instanceCommand() *cobra.Command {
 		instanceCreate(),
 		listCommand("instances", "/v1/instances", instanceHeader, instanceRows),
 		getCommand("instance", "/v1/instances/", instanceHeader, instanceRows),
+		instanceSeen(),
 		instanceMove(),
 		deleteCommand("instance", "/v1/instances/", "Its prefixes go into quarantine, and its DHCPv6 answer, routes and filter\nare withdrawn."),
 	))
@@ -76,6 +79,45 @@ more.`,
 	c.MarkFlagRequired("pod")
 	c.MarkFlagRequired("mac")
 	return outputFlag(c)
+}
+
+func instanceSeen() *cobra.Command {
+	return outputFlag(&cobra.Command{
+		Use:   "seen NAME",
+		Short: "Show what was seen of an instance's DHCPv6 clients",
+		Long: `Show what was seen of the DHCPv6 client of each of the instance's NICs: its last
+message and when, to within some minutes; when a lease was last given or extended;
+the relays that brought its messages, the latest first, and the address that it
+last sent from; its DUID; and the address that it declined, if any, because another
+on the link had it. A NIC of which nothing was seen is not shown.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			path, err := pathOf("instance", "/v1/instances/", args[0])
+			if err != nil {
+				return err
+			}
+			seen, err := call[[]sixacre.Sighting](c, "GET", path+"/sightings", nil)
+			if err != nil {
+				return err
+			}
+			return show(c, seen, "MAC POD LAST MESSAGE BOUND RELAY PEER DUID DECLINED", each(sightingRow))
+		},
+	})
+}
+
+func sightingRow(s sixacre.Sighting) []row {
+	var relays []netip.Addr
+	for _, p := range s.Paths {
+		relays = append(relays, p.Relay)
+	}
+	peer, declined := "", ""
+	if len(s.Paths) > 0 {
+		peer = s.Paths[0].Peer.String()
+	}
+	if s.Declined != nil {
+		declined = s.Declined.Address.String()
+	}
+	return []row{{s.MAC, s.Pod, instant(s.Time), s.Message, instant(s.Bound), join(relays), peer, s.DUID, declined}}
 }
 
 func instanceMove() *cobra.Command {

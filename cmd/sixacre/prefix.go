@@ -20,11 +20,7 @@ func prefixCommand() *cobra.Command {
 const prefixHeader = "PREFIX STATE INSTANCE MAC POD UNTIL"
 
 func prefixRows(d sixacre.Delegation) []row {
-	until := ""
-	if !d.Until.IsZero() {
-		until = d.Until.Format("2006-01-02T15:04:05Z")
-	}
-	return []row{{d.Prefix, d.State, d.Instance, d.MAC, d.Pod, until}}
+	return []row{{d.Prefix, d.State, d.Instance, d.MAC, d.Pod, instant(d.Until)}}
 }
 
 func prefixAdd() *cobra.Command {
