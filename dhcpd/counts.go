@@ -28,6 +28,7 @@ type tally struct {
 	replies    [dhcp6.InformationRequest + 1]atomic.Uint64
 	silences   [dhcp6.NumReasons]atomic.Uint64
 	mismatches atomic.Uint64
+	declines   atomic.Uint64
 	sendErrors atomic.Uint64
 	_          [64]byte
 }
@@ -47,13 +48,15 @@ var (
 		"Packets that got no answer, by reason.", []string{"reason"}, nil)
 	mismatchesDesc = prometheus.NewDesc("sixacre_dhcp6_duid_mismatches_total",
 		"Queries answered whose DUID carries another MAC than the one that the relay inserted.", nil, nil)
+	declinesDesc = prometheus.NewDesc("sixacre_dhcp6_declines_total",
+		"Declines of the NIC's own address: another on the link has it.", nil, nil)
 	sendErrorsDesc = prometheus.NewDesc("sixacre_dhcp6_send_errors_total",
 		"Replies that the kernel did not take.", nil, nil)
 )
 
 // Describe is for [prometheus.Collector].
 func (c *counts) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{repliesDesc, silencesDesc, mismatchesDesc, sendErrorsDesc} {
+	for _, d := range []*prometheus.Desc{repliesDesc, silencesDesc, mismatchesDesc, declinesDesc, sendErrorsDesc} {
 		ch <- d
 	}
 }
@@ -81,6 +84,7 @@ func (c *counts) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	sum(mismatchesDesc, func(t *tally) *atomic.Uint64 { return &t.mismatches })
+	sum(declinesDesc, func(t *tally) *atomic.Uint64 { return &t.declines })
 	sum(sendErrorsDesc, func(t *tally) *atomic.Uint64 { return &t.sendErrors })
 }
 
@@ -116,6 +120,14 @@ func newCounts(reg prometheus.Registerer, s *Server) *counts {
 			}
 			return 0
 		}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "sixacre_dhcp6_sightings",
+			Help: "Clients that the server has heard, once for each relay that brought their messages.",
+		}, func() float64 { return float64(s.index.seen.count()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "sixacre_dhcp6_sightings_missed_total",
+			Help: "Messages with news of a client that the store was too slow to take; the client's next one tells them.",
+		}, func() float64 { return float64(s.index.seen.missed.Load()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "sixacre_dhcp6_unconfirmed_seconds",
 			Help: "Time since the store's revision was last confirmed; -1 if it never was.",

@@ -18,8 +18,13 @@ type index struct {
 	pods     map[string]sixacre.Pod
 	numbers  map[string]uint32 // of the pods seen, those included that only NICs name
 	serverID []byte
+	seen     *sightings
 
 	current atomic.Pointer[snapshot]
+}
+
+func newIndex() index {
+	return index{numbers: map[string]uint32{}, seen: newSightings()}
 }
 
 // snapshot is replaced, not changed, save for the NICs.
@@ -41,9 +46,10 @@ func (x *index) apply(full bool, events []sixacre.Event) {
 	anew := full || before == nil
 	redo := anew // whether it has to be said again whom each relay speaks for
 	if anew {
-		x.pods, x.numbers, x.serverID = map[string]sixacre.Pod{}, map[string]uint32{}, nil
+		x.pods, x.serverID = map[string]sixacre.Pod{}, nil
 		next.nics = newTable()
 		next.nics.fill(x.records(events))
+		x.seen.keep(next.nics.has)
 	} else {
 		*next = *before
 	}
@@ -77,6 +83,7 @@ func (x *index) apply(full bool, events []sixacre.Event) {
 				k := key{x.number(pod), mac}
 				redo = redo || x.isRelay(next, pod, k)
 				next.nics.put(k, nil)
+				x.seen.forget(k)
 			}
 		case sixacre.KindSetting:
 			if e.Key == sixacre.ServerIDKey {
@@ -105,7 +112,8 @@ func (x *index) records(events []sixacre.Event) []record {
 	return records
 }
 
-// number returns the number that stands for a pod in the table's keys.
+// number returns the number that stands for a pod in the table's keys. It is never
+// another pod's.
 func (x *index) number(pod string) uint32 {
 	n, ok := x.numbers[pod]
 	if !ok {

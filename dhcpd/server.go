@@ -50,7 +50,7 @@ const never = -1
 // New makes a server that counts in reg. The clock is [Uptime]; tests bring
 // their own.
 func New(log *slog.Logger, reg prometheus.Registerer, clock func() time.Duration) *Server {
-	s := &Server{log: log, clock: clock}
+	s := &Server{log: log, clock: clock, index: newIndex()}
 	s.confirmed.Store(never)
 	s.counts = newCounts(reg, s)
 	return s

@@ -159,6 +159,12 @@ func (t *table) get(k key, pod *sixacre.Pod, into *found) (*sixacre.NIC, bool) {
 	return nic, true
 }
 
+// has reports whether there is such a NIC.
+func (t *table) has(k key) bool {
+	hash := t.hash(k)
+	return t.bucketOf(hash).Load().find(hash, k.first(), k.pod) != nil
+}
+
 // address returns the address of the record's NIC.
 func (r *record) address(pod *sixacre.Pod, mac sixacre.MAC) netip.Addr {
 	if pod.Addressing == sixacre.SLAAC {

@@ -74,6 +74,7 @@ type moment struct {
 	self   dhcp6.Server
 	silent dhcp6.Reason // why nobody is answered, or Answered
 	queued bool         // whether more packets wait
+	wall   time.Time    // only if what is seen of clients is told
 }
 
 func (s *Server) moment() moment {
@@ -86,6 +87,9 @@ func (s *Server) moment() moment {
 		m.silent = dhcp6.Stale
 	default:
 		m.self = dhcp6.Server{DUID: m.record.serverID, Behind: age > fresh}
+	}
+	if s.index.seen.on.Load() {
+		m.wall = time.Now()
 	}
 	return m
 }
@@ -117,6 +121,9 @@ func (w *worker) answer(packets []packet) {
 		if w.query.client.Mismatch {
 			w.tally.mismatches.Add(1)
 		}
+		if w.query.Effect == sixacre.Declines {
+			w.tally.declines.Add(1)
+		}
 		r := reply{payload: payload, to: *p.from, from: replyFrom(p.to)}
 		if standard {
 			setPort(&r.to, w.query.ReplyPort(port(p.from)))
@@ -147,8 +154,16 @@ func (w *worker) respond(dst []byte, m *moment, p *packet) ([]byte, dhcp6.Reason
 	if !w.budget.clients.take(m.at, k) {
 		return nil, dhcp6.NoisyClient
 	}
-	nic, _ := m.record.nics.get(k, &q.client.Pod.Pod, &q.found)
-	return dhcp6.Respond(dst, &q.Query, m.self, q.client.Pod, nic)
+	nic, known := m.record.nics.get(k, &q.client.Pod.Pod, &q.found)
+	answer, why := dhcp6.Respond(dst, &q.Query, m.self, q.client.Pod, nic)
+	if why == dhcp6.Answered && known && !m.wall.IsZero() {
+		relay := p.from.Addr
+		if n := len(q.Relays); n > 1 {
+			relay = q.Relays[n-2].Peer.As16()
+		}
+		w.server.index.seen.note(q, k, netip.AddrFrom16(relay), m.wall)
+	}
+	return answer, why
 }
 
 // flush sends the replies that there are.

@@ -204,6 +204,8 @@ func (config serverConfig) run(ctx context.Context) error {
 		return nil
 	})
 
+	group.Go(func() error { return dhcp.Tell(ctx, ctrl.Sight) })
+
 	for _, at := range config.DHCP6 {
 		if at == "none" {
 			continue

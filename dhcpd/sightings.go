@@ -1,0 +1,366 @@
+package dhcpd
+
+import (
+	"context"
+	"encoding/binary"
+	"hash/maphash"
+	"math/bits"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/dhcp6"
+)
+
+const (
+	// glimpseQueue is how many glimpses may wait to be told. What finds no room is
+	// not remembered either, so that the client's next message tells it.
+	glimpseQueue = 4096
+	// toldAtOnce bounds how many glimpses are told in one go.
+	toldAtOnce = 512
+	// A NIC is told of newsShare times in newsWindow at most, so that a client which
+	// changes with each message does not keep the store busy. What is left out then
+	// is told when the client speaks again.
+	newsShare  = 8
+	newsWindow = 10 * time.Second
+	// timesEvery is how often it is told when clients were last heard that have
+	// nothing new to say.
+	timesEvery = 5 * time.Minute
+)
+
+// sightings remembers what was told of the clients, so that only news is: each
+// relay of a NIC has 32 octets, in an open hash table that messages are looked up
+// in without any lock. A message that has nothing new writes its time there.
+type sightings struct {
+	on     atomic.Bool
+	seed   maphash.Seed
+	seeds  [2]uint64
+	queue  chan glimpse
+	missed atomic.Uint64 // glimpses that found no room in the queue
+
+	mu     sync.Mutex // held by who adds and removes
+	used   int        // slots that are not empty
+	gone   int        // of them, those that were emptied
+	relays []netip.Addr
+	pods   map[uint32]string
+	slots  atomic.Pointer[[]slot]
+}
+
+// slot is one relay of one NIC.
+type slot struct {
+	id    atomic.Uint64 // hash of NIC and relay; 0 in an empty slot, emptied in one that was not always
+	who   atomic.Uint64 // the MAC, and in the last two octets which of the relays
+	where atomic.Uint64 // the pod's number, and in the lower half the mark
+	when  atomic.Uint64
+}
+
+const emptied = 1
+
+// glimpse is a message with news. It has no pointers but the pod's name.
+type glimpse struct {
+	key
+	podName     string
+	at          time.Time
+	id          uint64
+	message     dhcp6.MessageType
+	effect      sixacre.Effect
+	mark        uint32
+	relay, peer netip.Addr
+	duidLength  uint8
+	duid        [130]byte
+}
+
+// times packs the time of the last message, its type, and the time since when
+// the client is bound, or 0.
+type times uint64
+
+// epoch is where those times count from, in seconds; 30 bits last until 2060.
+const epoch = 1767225600 // 2026-01-01
+
+func newTimes(last uint32, message dhcp6.MessageType, bound uint32) times {
+	return times(last)<<34 | times(message&15)<<30 | times(bound&(1<<30-1))
+}
+
+func (t times) last() uint32               { return uint32(t >> 34) }
+func (t times) message() dhcp6.MessageType { return dhcp6.MessageType(t >> 30 & 15) }
+func (t times) bound() uint32              { return uint32(t & (1<<30 - 1)) }
+
+func clockTime(seconds uint32) time.Time { return time.Unix(int64(seconds)+epoch, 0).UTC() }
+
+func newSightings() *sightings {
+	s := &sightings{
+		seed:  maphash.MakeSeed(),
+		seeds: [2]uint64{rand.Uint64(), rand.Uint64()},
+		queue: make(chan glimpse, glimpseQueue),
+		pods:  map[uint32]string{},
+	}
+	empty := make([]slot, 64)
+	s.slots.Store(&empty)
+	return s
+}
+
+// id is a secret hash, so that nobody can choose whom to be mistaken for.
+func (s *sightings) id(k key, relay netip.Addr) uint64 {
+	a := relay.As16()
+	hi, lo := bits.Mul64(k.first()^s.seeds[0], binary.NativeEndian.Uint64(a[:8])^s.seeds[1])
+	hi, lo = bits.Mul64(hi^lo^uint64(k.pod)<<20, binary.NativeEndian.Uint64(a[8:])^s.seeds[0])
+	hi, lo = bits.Mul64(hi^lo^s.seeds[1], 0x9e3779b97f4a7c15)
+	return max(hi^lo, emptied+1)
+}
+
+// find returns the slot with the id, or nil.
+func find(slots []slot, id uint64) *slot {
+	for i := place(id, len(slots)); ; {
+		switch slots[i].id.Load() {
+		case id:
+			return &slots[i]
+		case 0:
+			return nil
+		}
+		if i++; i == len(slots) {
+			i = 0
+		}
+	}
+}
+
+// note takes up that a query was answered. It says whether there was no room for
+// its news.
+func (s *sightings) note(q *query, k key, relay netip.Addr, now time.Time) {
+	if q.ClientID == nil {
+		return // an Information-request may come from anybody
+	}
+	peer := q.client.Peer.As16()
+	mark := uint32(maphash.Bytes(s.seed, q.ClientID)>>32) ^ uint32(maphash.Bytes(s.seed, peer[:]))
+	id := s.id(k, relay)
+	last := uint32(now.Unix() - epoch)
+	if slot := find(*s.slots.Load(), id); slot != nil && uint32(slot.where.Load()) == mark {
+		before := times(slot.when.Load())
+		bound, news := before.bound(), false
+		switch q.Effect {
+		case sixacre.Binds:
+			news = bound == 0
+			bound = last
+		case sixacre.Releases:
+			news = bound != 0
+		case sixacre.Declines:
+			news = true
+		}
+		if !news {
+			if after := newTimes(last, q.Type, bound); after != before {
+				slot.when.Store(uint64(after))
+			}
+			return
+		}
+	}
+	if len(s.queue) == cap(s.queue) {
+		s.missed.Add(1)
+		return
+	}
+	g := glimpse{
+		key: k, podName: q.client.Pod.Name, at: now, id: id, message: q.Type, effect: q.Effect, mark: mark,
+		relay: relay, peer: q.client.Peer, duidLength: uint8(len(q.ClientID)),
+	}
+	copy(g.duid[:], q.ClientID)
+	select {
+	case s.queue <- g:
+	default:
+		s.missed.Add(1)
+	}
+}
+
+// remember notes that a glimpse is told.
+func (s *sightings) remember(g *glimpse) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	relay := -1
+	for i, a := range s.relays {
+		if a == g.relay {
+			relay = i
+		}
+	}
+	if relay < 0 {
+		relay = len(s.relays)
+		s.relays = append(s.relays, g.relay)
+	}
+	s.pods[g.pod] = g.podName
+	slots := *s.slots.Load()
+	at := find(slots, g.id)
+	if at == nil {
+		if 4*(s.used+1) > 3*len(slots) {
+			slots = s.grow(slots)
+		}
+		at = vacant(slots, g.id)
+		s.used++
+		at.who.Store(g.first() | uint64(uint16(relay)))
+	}
+	bound := times(at.when.Load()).bound()
+	last := uint32(g.at.Unix() - epoch)
+	switch g.effect {
+	case sixacre.Binds:
+		bound = last
+	case sixacre.Releases:
+		bound = 0
+	}
+	at.where.Store(uint64(g.pod)<<32 | uint64(g.mark))
+	at.when.Store(uint64(newTimes(last, g.message, bound)))
+	at.id.Store(g.id) // from now on it is found
+}
+
+// vacant returns the empty slot where an id belongs.
+func vacant(slots []slot, id uint64) *slot {
+	i := place(id, len(slots))
+	for slots[i].id.Load() != 0 {
+		if i++; i == len(slots) {
+			i = 0
+		}
+	}
+	return &slots[i]
+}
+
+// grow makes room for half as many more. A time that is written to the old slots
+// meanwhile is lost.
+func (s *sightings) grow(old []slot) []slot {
+	slots := make([]slot, 2*(s.used-s.gone)+64)
+	for i := range old {
+		from := &old[i]
+		if id := from.id.Load(); id > emptied {
+			to := vacant(slots, id)
+			to.who.Store(from.who.Load())
+			to.where.Store(from.where.Load())
+			to.when.Store(from.when.Load())
+			to.id.Store(id)
+		}
+	}
+	s.used, s.gone = s.used-s.gone, 0
+	s.slots.Store(&slots)
+	return slots
+}
+
+func (s *slot) key() key {
+	r := record{key: s.who.Load(), pod: uint32(s.where.Load() >> 32)}
+	return r.nic()
+}
+
+// forget empties the slots of a NIC.
+func (s *sightings) forget(k key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, relay := range s.relays {
+		if slot := find(*s.slots.Load(), s.id(k, relay)); slot != nil {
+			slot.id.Store(emptied)
+			s.gone++
+		}
+	}
+}
+
+// keep empties the slots of all NICs but those that are known.
+func (s *sightings) keep(known func(key) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slots := *s.slots.Load()
+	for i := range slots {
+		if slots[i].id.Load() > emptied && !known(slots[i].key()) {
+			slots[i].id.Store(emptied)
+			s.gone++
+		}
+	}
+}
+
+// count returns how many slots are in use.
+func (s *sightings) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used - s.gone
+}
+
+// since returns who was heard after a time and had nothing new to say.
+func (s *sightings) since(last uint32) []sixacre.Glimpse {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var heard []sixacre.Glimpse
+	slots := *s.slots.Load()
+	for i := range slots {
+		slot := &slots[i]
+		when := times(slot.when.Load())
+		if slot.id.Load() <= emptied || when.last() <= last {
+			continue
+		}
+		k := slot.key()
+		g := sixacre.Glimpse{
+			Pod: s.pods[k.pod], MAC: k.mac, Time: clockTime(when.last()), Message: when.message().String(),
+			Relay: s.relays[uint16(slot.who.Load())],
+		}
+		if when.bound() > last {
+			g.Effect = sixacre.Binds
+		}
+		heard = append(heard, g)
+	}
+	return heard
+}
+
+// Tell calls tell with what is seen of clients, until the context ends: what is
+// new at once, and now and then who was heard at all. Where tell fails it is
+// called again with the same. Answers never wait for it.
+func (s *Server) Tell(ctx context.Context, tell func(context.Context, []sixacre.Glimpse) error) error {
+	seen := s.index.seen
+	seen.on.Store(true)
+	defer seen.on.Store(false)
+	tick := time.NewTicker(timesEvery)
+	defer tick.Stop()
+	told := map[key]int{} // news in this window
+	var window time.Duration
+	times := uint32(time.Now().Unix() - epoch)
+	for {
+		var batch []sixacre.Glimpse
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			now := uint32(time.Now().Unix() - epoch)
+			batch = seen.since(times)
+			times = now - 1 // who was heard within that second may be told again
+		case g := <-seen.queue:
+			if now := s.clock(); now >= window {
+				clear(told)
+				window = now + newsWindow
+			}
+			for more := true; more; {
+				if told[g.key]++; told[g.key] <= newsShare {
+					seen.remember(&g)
+					batch = append(batch, g.glimpse())
+				}
+				more = len(batch) < toldAtOnce
+				if more {
+					select {
+					case g = <-seen.queue:
+					default:
+						more = false
+					}
+				}
+			}
+		}
+		for wait := 100 * time.Millisecond; len(batch) > 0; wait = min(2*wait, 10*time.Second) {
+			err := tell(ctx, batch)
+			if err == nil {
+				break
+			}
+			s.log.Warn("dhcp6: what is seen of clients is not recorded: it is tried again", "error", err, "after", wait)
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(wait):
+			}
+		}
+	}
+}
+
+func (g *glimpse) glimpse() sixacre.Glimpse {
+	return sixacre.Glimpse{
+		Pod: g.podName, MAC: g.mac, Time: g.at.UTC(), Message: g.message.String(), Effect: g.effect,
+		DUID: slices.Clone(g.duid[:g.duidLength]), Relay: g.relay, Peer: g.peer,
+	}
+}

@@ -1,0 +1,283 @@
+package dhcpd
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/insomniacslk/dhcp/iana"
+
+	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/addr"
+)
+
+// hear starts telling and returns what is told, a glimpse at a time.
+func (s *server) hear(t *testing.T, refuse func() error) <-chan sixacre.Glimpse {
+	t.Helper()
+	told := make(chan sixacre.Glimpse, 1000)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Tell(ctx, func(_ context.Context, batch []sixacre.Glimpse) error {
+			if err := refuse(); err != nil {
+				return err
+			}
+			for _, g := range batch {
+				told <- g
+			}
+			return nil
+		})
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	wait(t, s.index.seen.on.Load)
+	return told
+}
+
+func taken() error { return nil }
+
+// next returns what is told next.
+func next(t *testing.T, told <-chan sixacre.Glimpse) sixacre.Glimpse {
+	t.Helper()
+	select {
+	case g := <-told:
+		return g
+	case <-time.After(patience):
+		t.Fatal("nothing was told")
+		panic("unreachable")
+	}
+}
+
+// message makes one of a client with that DUID that names its prefix.
+func message(t *testing.T, kind dhcpv6.MessageType, duid dhcpv6.DUID, prefix string) *dhcpv6.Message {
+	t.Helper()
+	m, err := dhcpv6.NewMessage(dhcpv6.WithClientID(duid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.MessageType = kind
+	if kind != dhcpv6.MessageTypeSolicit && kind != dhcpv6.MessageTypeRebind {
+		id, err := dhcpv6.DUIDFromBytes(serverID.DUID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.AddOption(dhcpv6.OptServerID(id))
+	}
+	pd := &dhcpv6.OptIAPD{IaId: [4]byte{0, 0, 0, 1}}
+	_, net, err := net.ParseCIDR(prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pd.Options.Add(&dhcpv6.OptIAPrefix{Prefix: net})
+	m.AddOption(pd)
+	return m
+}
+
+func TestNewsIsTold(t *testing.T) {
+	at1, at2 := netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")
+	inNamespace(t, at1, at2)
+	s := start(t, "[::]:0")
+	pod := pod1
+	pod.Relays = []netip.Addr{at1, at2}
+	s.Apply(true, put(pod, serverID, instance("i-1", mac1, "2001:db8:4000::/60")), 1)
+	s.Confirm(0, 1)
+	told := s.hear(t, taken)
+	from := func(a netip.Addr) *relay {
+		conn, err := net.DialUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)), net.UDPAddrFromAddrPort(s.at))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return &relay{t, conn}
+	}
+	relay1, relay2 := from(at1), from(at2)
+	one := &dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: mac1[:]}
+	two := &dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: mac2[:]}
+	const prefix = "2001:db8:4000::/60"
+	for _, step := range []struct {
+		name   string
+		relay  *relay
+		kind   dhcpv6.MessageType
+		duid   dhcpv6.DUID
+		effect sixacre.Effect
+		news   bool
+	}{
+		{"the first", relay1, dhcpv6.MessageTypeSolicit, one, sixacre.NoEffect, true},
+		{"the same again", relay1, dhcpv6.MessageTypeSolicit, one, sixacre.NoEffect, false},
+		{"the first by the other relay", relay2, dhcpv6.MessageTypeSolicit, one, sixacre.NoEffect, true},
+		{"the first lease", relay1, dhcpv6.MessageTypeRequest, one, sixacre.Binds, true},
+		{"a renewal", relay1, dhcpv6.MessageTypeRenew, one, sixacre.Binds, false},
+		{"another DUID", relay1, dhcpv6.MessageTypeRenew, two, sixacre.Binds, true},
+		{"the end of the lease", relay1, dhcpv6.MessageTypeRelease, two, sixacre.Releases, true},
+		{"the same again", relay1, dhcpv6.MessageTypeRelease, two, sixacre.Releases, false},
+		{"a lease again", relay1, dhcpv6.MessageTypeRebind, two, sixacre.Binds, true},
+	} {
+		m := message(t, step.kind, step.duid, prefix)
+		if step.kind == dhcpv6.MessageTypeRelease { // it gives back all that it has
+			na := &dhcpv6.OptIANA{IaId: [4]byte{0, 0, 0, 1}}
+			na.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: addr.EUI64(pod.LinkPrefix, mac1).AsSlice()})
+			m.AddOption(na)
+		}
+		step.relay.send(mac1, m)
+		step.relay.receive()
+		if !step.news {
+			continue // what is told next would be this
+		}
+		got := next(t, told)
+		by := at1
+		if step.relay == relay2 {
+			by = at2
+		}
+		want := sixacre.Glimpse{
+			Pod: "pod1", MAC: mac1, Time: got.Time, Message: map[dhcpv6.MessageType]string{
+				dhcpv6.MessageTypeSolicit: "solicit", dhcpv6.MessageTypeRequest: "request", dhcpv6.MessageTypeRenew: "renew",
+				dhcpv6.MessageTypeRebind: "rebind", dhcpv6.MessageTypeRelease: "release",
+			}[step.kind],
+			Effect: step.effect, DUID: step.duid.ToBytes(), Relay: by, Peer: addr.LinkLocal(mac1),
+		}
+		if age := time.Since(got.Time); age < 0 || age > time.Minute {
+			t.Errorf("%s: seen %s ago", step.name, age)
+		}
+		if !equal(got, want) {
+			t.Errorf("%s: told %+v, expected %+v", step.name, got, want)
+		}
+	}
+	heard := s.index.seen.since(0)
+	if len(heard) != 2 {
+		t.Fatalf("heard by two relays: %v", heard)
+	}
+	for _, g := range heard {
+		if g.Relay == at1 && (g.Message != "rebind" || g.Effect != sixacre.Binds) || g.Relay == at2 && g.Message != "solicit" ||
+			g.MAC != mac1 || g.Pod != "pod1" || g.DUID != nil {
+			t.Errorf("heard %+v", g)
+		}
+	}
+	// Who has gone is forgotten, and told of again.
+	s.Apply(false, gone(instance("i-1", mac1)), 2)
+	if n := s.count(t, "sixacre_dhcp6_sightings", ""); n != 0 {
+		t.Errorf("%v are remembered", n)
+	}
+	s.Apply(false, put(instance("i-1", mac1, prefix)), 3)
+	relay1.ask(mac1)
+	if g := next(t, told); g.Message != "solicit" {
+		t.Errorf("told %+v", g)
+	}
+	// A full batch without it is no different.
+	s.Apply(true, put(pod, serverID), 4)
+	if n := s.count(t, "sixacre_dhcp6_sightings", ""); n != 0 {
+		t.Errorf("%v are remembered", n)
+	}
+}
+
+func equal(a, b sixacre.Glimpse) bool {
+	return a.Pod == b.Pod && a.MAC == b.MAC && a.Time.Equal(b.Time) && a.Message == b.Message && a.Effect == b.Effect &&
+		slices.Equal(a.DUID, b.DUID) && a.Relay == b.Relay && a.Peer == b.Peer
+}
+
+// Answers do not wait for a store that cannot be written to, and what it did not
+// take is told again.
+func TestNewsOutlastsTheStore(t *testing.T) {
+	s := start(t, "[::1]:0")
+	s.Apply(true, put(pod1, serverID, instance("i-1", mac1, "2001:db8:4000::/60")), 1)
+	s.Confirm(0, 1)
+	refusals := 2
+	told := s.hear(t, func() error {
+		if refusals--; refusals >= 0 {
+			return errors.New("away")
+		}
+		return nil
+	})
+	r := newRelay(t, s.at)
+	for range 10 {
+		r.ask(mac1)
+	}
+	if g := next(t, told); g.MAC != mac1 {
+		t.Errorf("told %+v", g)
+	}
+	if n := s.logs.count("not recorded"); n != 2 {
+		t.Errorf("%d lines of log say that it was not recorded", n)
+	}
+}
+
+// A client that is another with each message does not keep the store busy.
+func TestNewsOfOneClientIsBounded(t *testing.T) {
+	s := start(t, "[::1]:0")
+	s.Apply(true, put(pod1, serverID, instance("i-1", mac1, "2001:db8:4000::/60"), instance("i-2", mac2, "2001:db8:4000:10::/60")), 1)
+	s.Confirm(0, 1)
+	told := s.hear(t, taken)
+	r := newRelay(t, s.at)
+	change := func(i byte) {
+		duid := &dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: net.HardwareAddr{6, 1, 0, 0, 0, i}}
+		r.send(mac1, message(t, dhcpv6.MessageTypeSolicit, duid, "2001:db8:4000::/60"))
+		r.receive()
+	}
+	for i := range byte(2 * newsShare) {
+		change(i)
+	}
+	r.ask(mac2) // is told after all that mac1 did
+	n := 0
+	for ; next(t, told).MAC == mac1; n++ {
+	}
+	if n != newsShare {
+		t.Errorf("%d changes were told at once", n)
+	}
+	s.now.Add(int64(newsWindow))
+	change(0xff)
+	if g := next(t, told); g.MAC != mac1 || g.DUID[len(g.DUID)-1] != 0xff {
+		t.Errorf("told %+v", g)
+	}
+}
+
+// The slots against a map.
+func TestSlotsAreAMap(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	s := newSightings()
+	relays := []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")}
+	type path struct {
+		key
+		relay netip.Addr
+	}
+	twin := map[path]uint32{}
+	for range 30_000 {
+		k := key{pod: random.Uint32N(2), mac: sixacre.MAC{6, 0, 0, 0, byte(random.IntN(4)), byte(random.Uint32())}}
+		p := path{k, relays[random.IntN(2)]}
+		switch random.IntN(5) {
+		case 0:
+			s.forget(k)
+			for _, relay := range relays {
+				delete(twin, path{k, relay})
+			}
+		default:
+			mark := random.Uint32()
+			s.remember(&glimpse{key: k, id: s.id(k, p.relay), relay: p.relay, mark: mark, at: time.Now()})
+			twin[p] = mark
+		}
+		if random.IntN(5000) == 0 {
+			odd := func(k key) bool { return k.mac[5]&1 == 1 }
+			s.keep(odd)
+			for p := range twin {
+				if !odd(p.key) {
+					delete(twin, p)
+				}
+			}
+		}
+	}
+	for p, mark := range twin {
+		slot := find(*s.slots.Load(), s.id(p.key, p.relay))
+		if slot == nil || uint32(slot.where.Load()) != mark || slot.key() != p.key || s.relays[uint16(slot.who.Load())] != p.relay {
+			t.Fatalf("%v is not as remembered", p)
+		}
+	}
+	if n := s.count(); n != len(twin) {
+		t.Errorf("%d are counted, %d remembered", n, len(twin))
+	}
+	if n := len(*s.slots.Load()); n > 8*len(twin) {
+		t.Errorf("%d slots for %d", n, len(twin))
+	}
+}
