@@ -33,7 +33,7 @@ type budget struct {
 type relayBudget struct {
 	until time.Duration
 	seed  uint64
-	cells [1 << 10]uint32
+	cells [1 << 12]uint32
 	// sum is over all cells, and heard how many of them are not zero; others is
 	// that of the window before.
 	sum, heard, others uint32
@@ -43,7 +43,7 @@ type relayBudget struct {
 //
 // A relay alone may ask for as much as it likes. One among others may too, as long
 // as nothing waits: it is only held to its share while packets queue up and it
-// sends more than twice what the others send on the average.
+// sends more than four times what the others send on the average.
 func (b *relayBudget) take(now time.Duration, relay [16]byte, queued bool) bool {
 	if now >= b.until {
 		clear(b.cells[:])
@@ -60,7 +60,7 @@ func (b *relayBudget) take(now time.Duration, relay [16]byte, queued bool) bool 
 		return true
 	}
 	others := max(b.heard, b.others) - 1
-	return uint64(*cell)*uint64(others) <= 2*uint64(b.sum-*cell)
+	return uint64(*cell)*uint64(others) <= 4*uint64(b.sum-*cell)
 }
 
 type clientBudget struct {

@@ -1,0 +1,203 @@
+package dhcpd
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// mailbox is a socket that the test reads.
+type mailbox struct {
+	*net.UDPConn
+	at unix.RawSockaddrInet6
+}
+
+func newMailbox(t *testing.T, a netip.Addr) mailbox {
+	t.Helper()
+	conn, err := net.ListenUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+	if err != nil {
+		t.Skipf("no IPv6 on loopback: %v", err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := conn.SetReadBuffer(4 << 20); err != nil {
+		t.Fatal(err)
+	}
+	m := mailbox{UDPConn: conn, at: unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: a.As16()}}
+	setPort(&m.at, conn.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+	return m
+}
+
+// take reads as many packets as are expected.
+func (m mailbox) take(t *testing.T, n int) [][]byte {
+	t.Helper()
+	if err := m.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	var got [][]byte
+	for range n {
+		b := make([]byte, 1<<16)
+		n, err := m.Read(b)
+		if err != nil {
+			t.Fatalf("after %d packets: %v", len(got), err)
+		}
+		got = append(got, b[:n])
+	}
+	return got
+}
+
+// Each reply gets to its own destination, whole, however they are grouped on the
+// way to the kernel.
+func TestSenderKeepsRepliesApart(t *testing.T) {
+	random := rand.New(rand.NewPCG(5, 6))
+	boxes := []mailbox{newMailbox(t, netip.IPv6Loopback()), newMailbox(t, netip.IPv6Loopback()), newMailbox(t, netip.IPv6Loopback())}
+	sock, err := Listen(netip.MustParseAddrPort("[::1]:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sock.Close()
+	out := sender{fd: sock.fds[0]}
+	for round := range 200 {
+		var replies []reply
+		want := make([]map[string]int, len(boxes))
+		for i := range want {
+			want[i] = map[string]int{}
+		}
+		for range 1 + random.IntN(batchSize) {
+			to := random.IntN(len(boxes))
+			payload := make([]byte, []int{100, 101, 1400, 9000}[random.IntN(4)])
+			binary.NativeEndian.PutUint64(payload, random.Uint64())
+			r := reply{payload: payload, to: boxes[to].at}
+			if random.IntN(2) == 0 {
+				one := netip.IPv6Loopback().As16()
+				copy(r.from[:], one[:])
+			}
+			replies = append(replies, r)
+			want[to][string(payload)]++
+		}
+		out.send(replies, func(_ *reply, err error) { t.Errorf("round %d: %v", round, err) })
+		for i, box := range boxes {
+			n := 0
+			for _, times := range want[i] {
+				n += times
+			}
+			for _, b := range box.take(t, n) {
+				if want[i][string(b)]--; want[i][string(b)] < 0 {
+					t.Fatalf("round %d: a packet of %d octets that was not sent there", round, len(b))
+				}
+			}
+		}
+	}
+}
+
+// Replies that are longer than a packet on their way cannot be cut by the kernel:
+// they go one by one, in fragments.
+func TestSenderPastTheMTU(t *testing.T) {
+	inNamespace(t)
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetMTU(lo, 1280)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	box := newMailbox(t, netip.IPv6Loopback())
+	sock, err := Listen(netip.MustParseAddrPort("[::1]:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sock.Close()
+	out := sender{fd: sock.fds[0]}
+	nowhere := unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: netip.MustParseAddr("2001:db8::1").As16(), Port: box.at.Port}
+	var replies []reply
+	for i := range 12 {
+		r := reply{payload: bytes.Repeat([]byte{byte(i)}, 1400), to: box.at}
+		if i%3 == 2 {
+			r.to = nowhere // has no route
+		}
+		replies = append(replies, r)
+	}
+	failures := 0
+	out.send(replies, func(r *reply, err error) {
+		if r.to != nowhere {
+			t.Error(err)
+		}
+		failures++
+	})
+	if failures != 4 {
+		t.Errorf("%d failures of 4", failures)
+	}
+	for _, b := range box.take(t, 8) {
+		if len(b) != 1400 || bytes.Count(b, b[:1]) != 1400 || b[0]%3 == 2 {
+			t.Errorf("%d octets of %d", len(b), b[0])
+		}
+	}
+}
+
+// Packets that the kernel hands over as one are read as what they were.
+func TestReceiverTakesTrainsApart(t *testing.T) {
+	sock, err := Listen(netip.MustParseAddrPort("[::1]:0"))
+	if err != nil {
+		t.Skipf("no IPv6 on loopback: %v", err)
+	}
+	defer sock.Close()
+	box := newMailbox(t, netip.IPv6Loopback())
+	to := unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: sock.at.Addr().As16()}
+	setPort(&to, sock.at.Port())
+	raw, err := box.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]bool{}
+	var replies []reply
+	for i := range batchSize {
+		payload := []byte(fmt.Sprintf("%0*d", 100+i/40, i)) // some a little longer
+		want[string(payload)] = true
+		replies = append(replies, reply{payload: payload, to: to})
+	}
+	if err := raw.Control(func(fd uintptr) {
+		(&sender{fd: int(fd)}).send(replies, func(_ *reply, err error) { t.Error(err) })
+	}); err != nil {
+		t.Fatal(err)
+	}
+	// Which of the kernel's sockets has them is its own affair.
+	fds := make([]unix.PollFd, len(sock.fds))
+	for i, fd := range sock.fds {
+		fds[i] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	}
+	for len(want) > 0 {
+		if n, err := unix.Poll(fds, int(patience.Milliseconds())); n == 0 || err != nil && err != unix.EINTR {
+			t.Fatalf("%d packets did not come: %v", len(want), err)
+		}
+		for _, ready := range fds {
+			if ready.Revents == 0 {
+				continue
+			}
+			in := newReceiver(int(ready.Fd))
+			n, err := in.receive()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var packets []packet
+			for i := range n {
+				packets = in.appendPackets(packets, i)
+			}
+			for _, p := range packets {
+				if !want[string(p.payload)] {
+					t.Fatalf("got %q", p.payload)
+				}
+				delete(want, string(p.payload))
+				if p.source().Port() != port(&box.at) || netip.AddrFrom16([16]byte(p.to[:16])) != netip.IPv6Loopback() {
+					t.Errorf("from %s to %v", p.source(), p.to)
+				}
+			}
+		}
+	}
+}

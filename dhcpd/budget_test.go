@@ -1,0 +1,80 @@
+package dhcpd
+
+import (
+	"testing"
+	"time"
+
+	"github.com/sixacre/sixacre"
+)
+
+func TestRelayBudget(t *testing.T) {
+	noisy, quiet := [16]byte{15: 1}, [16]byte{15: 2}
+	// ask lets the noisy relay send many packets, and the quiet one a few now and
+	// then, for a second, and returns how many of each may be answered.
+	ask := func(queued bool, relays ...[16]byte) map[[16]byte]int {
+		var b relayBudget
+		taken := map[[16]byte]int{}
+		for i := range 500_000 {
+			now := time.Duration(i) * 2 * time.Microsecond
+			relay := relays[i%len(relays)]
+			if relay == quiet && i%1000 >= len(relays) {
+				relay = noisy
+			}
+			if b.take(now, relay, queued) {
+				taken[relay]++
+			}
+		}
+		return taken
+	}
+	if got := ask(true, noisy)[noisy]; got != 500_000 {
+		t.Errorf("alone, a relay got %d answers of 500000", got)
+	}
+	got := ask(true, noisy, quiet)
+	if got[quiet] != 500 {
+		t.Errorf("beside a noisy one, a quiet relay got %d answers of 500", got[quiet])
+	}
+	if got[noisy] < 20_000 || got[noisy] > 30_000 {
+		t.Errorf("beside a quiet one, a noisy relay got %d answers in a second", got[noisy])
+	}
+	if got := ask(false, noisy, quiet)[noisy]; got != 500_000-500 {
+		t.Errorf("with nothing waiting, a noisy relay got %d answers of 499500", got)
+	}
+	var even [][16]byte
+	for i := range byte(20) {
+		even = append(even, [16]byte{0: i, 7: 3, 15: i})
+	}
+	sum := 0
+	for _, n := range ask(true, even...) {
+		sum += n
+	}
+	if sum != 500_000 {
+		t.Errorf("many that ask for the same got %d answers of 500000", sum)
+	}
+}
+
+func TestClientBudget(t *testing.T) {
+	var b clientBudget
+	take := func(now time.Duration, k key, times int) (taken int) {
+		for range times {
+			if b.take(now, k) {
+				taken++
+			}
+		}
+		return taken
+	}
+	noisy := key{mac: mac1}
+	if got := take(0, noisy, 1000); got != clientShare {
+		t.Errorf("%d answers for a noisy client", got)
+	}
+	// Hardly anybody shares its cell.
+	others := 0
+	for i := range 1000 {
+		others += take(0, key{mac: sixacre.MAC{6, 0, 0, 1, byte(i >> 8), byte(i)}}, 1)
+	}
+	if others < 998 {
+		t.Errorf("%d answers for 1000 others", others)
+	}
+	if got := take(clientWindow, noisy, 1000); got != clientShare {
+		t.Errorf("%d answers in the next second", got)
+	}
+}
