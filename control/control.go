@@ -22,6 +22,9 @@ type Store interface {
 	Get(ctx context.Context, key sixacre.Key) (sixacre.Record, error)
 	// GetAll returns the records under the keys, in their order.
 	GetAll(ctx context.Context, keys []sixacre.Key) ([]sixacre.Record, error)
+	// Page returns the records of a kind whose names start with under and come
+	// after a name, in their order, and no more than limit of them.
+	Page(ctx context.Context, kind sixacre.Kind, under, after string, limit int) ([]sixacre.Record, error)
 	// List returns the records of a kind whose names start with under, by name.
 	List(ctx context.Context, kind sixacre.Kind, under string) ([]sixacre.Record, int64, error)
 	// Commit writes the transaction if its conditions hold.

@@ -97,6 +97,30 @@ func (s *Store) GetAll(ctx context.Context, keys []sixacre.Key) ([]sixacre.Recor
 	return records, nil
 }
 
+// Page returns the records of a kind whose names start with under and come after
+// a name, in their order, and no more than limit of them.
+func (s *Store) Page(ctx context.Context, kind sixacre.Kind, under, after string, limit int) ([]sixacre.Record, error) {
+	all := path(sixacre.Key{Kind: kind, Name: under})
+	from := max(all, path(sixacre.Key{Kind: kind, Name: after})+"\x00")
+	resp, err := s.client.Get(ctx, from, clientv3.WithRange(clientv3.GetPrefixRangeEnd(all)), clientv3.WithLimit(int64(limit)))
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	records := make([]sixacre.Record, 0, len(resp.Kvs))
+	for _, kv := range resp.Kvs {
+		key, ok := keyOf(string(kv.Key))
+		if !ok {
+			continue
+		}
+		noun, err := decode(key, kv.Value)
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, sixacre.Record{Noun: noun, Revision: kv.ModRevision})
+	}
+	return records, nil
+}
+
 // List returns the records of a kind whose names start with under, in the order
 // of their names, and the revision of the store at which that was complete.
 func (s *Store) List(ctx context.Context, kind sixacre.Kind, under string) ([]sixacre.Record, int64, error) {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"testing"
 	"time"
 
@@ -112,6 +113,39 @@ func listIsCompleteAcrossPages(t *testing.T, store *Store) {
 		if want := fmt.Sprintf("hv%06d", i); r.Noun.Key().Name != want {
 			t.Fatalf("record %d is %s, want %s", i, r.Noun.Key().Name, want)
 		}
+	}
+}
+
+func TestPagesFollowOneAnother(t *testing.T) { everywhere(t, pagesFollowOneAnother) }
+
+func pagesFollowOneAnother(t *testing.T, store *Store) {
+	var txn sixacre.Txn
+	for i := range 7 {
+		txn.Put = append(txn.Put, sixacre.Sighting{Pod: "pod1", MAC: sixacre.MAC{6, 0, 0, 0, 0, byte(i)}})
+	}
+	// Neighbours in the store on either side.
+	txn.Put = append(txn.Put, sixacre.Sighting{Pod: "pod", MAC: sixacre.MAC{6}}, sixacre.Sighting{Pod: "pod2", MAC: sixacre.MAC{6}})
+	if ok, _, err := store.Commit(t.Context(), txn); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	var sizes []int
+	var got []byte
+	for after := ""; ; {
+		page, err := store.Page(t.Context(), sixacre.KindSighting, sixacre.SightingsIn("pod1"), after, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sizes = append(sizes, len(page))
+		for _, r := range page {
+			seen := r.Noun.(sixacre.Sighting)
+			got, after = append(got, seen.MAC[5]), seen.Key().Name
+		}
+		if len(page) < 3 {
+			break
+		}
+	}
+	if !slices.Equal(sizes, []int{3, 3, 1}) || !slices.Equal(got, []byte{0, 1, 2, 3, 4, 5, 6}) {
+		t.Errorf("pages of %v: %v", sizes, got)
 	}
 }
 
