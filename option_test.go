@@ -1,10 +1,7 @@
 package sixacre
 
 import (
-	"encoding/json"
 	"net/netip"
-	"reflect"
-	"strings"
 	"testing"
 )
 
@@ -35,79 +32,6 @@ func TestParseOption(t *testing.T) {
 	for _, in := range []string{"", "59", "65536=00", "-1=00", "x=00", "59=0", "59=zz", "59=0x00"} {
 		if got, err := ParseOption(in); CodeOf(err) != Invalid {
 			t.Errorf("%q is taken for %v: %v", in, got, err)
-		}
-	}
-}
-
-// plainPod is a pod that is valid.
-func plainPod() Pod {
-	return Pod{Name: "pod1", LinkPrefix: netip.MustParsePrefix("2001:db8:100:1::/64")}.WithDefaults()
-}
-
-func TestPodOptions(t *testing.T) {
-	if err := plainPod().Validate(); err != nil {
-		t.Fatal(err)
-	}
-	for _, code := range []uint16{17, 21, 31, 41, 59, 90, 94, 103, 136, 144, 1000, 65535} {
-		p := plainPod()
-		p.Options = []Option{{Code: code, Value: Octets{1}}}
-		if err := p.Validate(); err != nil {
-			t.Error(err)
-		}
-	}
-	// What the server writes itself, what the protocol gives a meaning to, what is
-	// between servers and relays, and what is inside another option.
-	for _, code := range []uint16{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 23, 24, 25, 26, 32, 37, 38, 39,
-		43, 48, 53, 56, 66, 67, 79, 82, 83, 87, 89, 91, 93, 100, 102, 105, 110, 114, 135, 138, 140, 148} {
-		p := plainPod()
-		p.Options = []Option{{Code: code, Value: Octets{1}}}
-		if err := p.Validate(); CodeOf(err) != Invalid || !strings.Contains(err.Error(), "option ") {
-			t.Errorf("option %d: %v", code, err)
-		}
-	}
-	p := plainPod()
-	p.Options = []Option{{Code: 59, Value: Octets{1}}, {Code: 60}, {Code: 59, Value: Octets{2}}}
-	if err := p.Validate(); CodeOf(err) != Invalid || !strings.Contains(err.Error(), "option 59 is given twice") {
-		t.Error(err)
-	}
-	p.Options = []Option{{Code: 59, Value: make(Octets, maxOptions-4-24)}}
-	p.NTP = []NTPServer{{Address: netip.MustParseAddr("2001:db8::1")}}
-	if err := p.Validate(); err != nil {
-		t.Error(err)
-	}
-	p.NTP = append(p.NTP, NTPServer{Name: "n.example"})
-	if err := p.Validate(); CodeOf(err) != Invalid || !strings.Contains(err.Error(), "more than the 1024") {
-		t.Error(err)
-	}
-	p.Options, p.NTP = nil, []NTPServer{{}}
-	if err := p.Validate(); CodeOf(err) != Invalid {
-		t.Errorf("an NTP server that is none: %v", err)
-	}
-}
-
-// A pod is the same after its way through the API and the store.
-func TestPodRoundTrip(t *testing.T) {
-	text := `{"name":"pod1","linkPrefix":"2001:db8:100:1::/64","ntp":["2001:db8::123","ff05::101","ntp.example.net"],` +
-		`"options":[{"code":59,"value":"00ff"},{"code":60,"value":""}],"preference":255}`
-	var p, again Pod
-	if err := json.Unmarshal([]byte(text), &p); err != nil {
-		t.Fatal(err)
-	}
-	b, err := json.Marshal(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(b, &again); err != nil || !reflect.DeepEqual(p, again) {
-		t.Errorf("%s: %+v, %+v, %v", b, p, again, err)
-	}
-	for _, field := range []string{`"ntp":["2001:db8::123","ff05::101","ntp.example.net"]`, `{"code":59,"value":"00ff"}`, `{"code":60,"value":""}`, `"preference":255`} {
-		if !strings.Contains(string(b), field) {
-			t.Errorf("%s is not in %s", field, b)
-		}
-	}
-	for _, bad := range []string{`{"ntp":["x y"]}`, `{"options":[{"code":59,"value":"0"}]}`, `{"options":[{"code":65536}]}`, `{"preference":256}`} {
-		if err := json.Unmarshal([]byte(bad), &p); err == nil {
-			t.Errorf("%s is taken", bad)
 		}
 	}
 }

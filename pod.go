@@ -49,8 +49,25 @@ const (
 // one per pod and never guessed.
 type RemoteIDFormat string
 
-// RemoteIDRaw is the enterprise number followed by the six octets of the MAC.
-const RemoteIDRaw RemoteIDFormat = "raw"
+// In each format four octets of enterprise number come first (RFC 4649 section
+// 3), whatever it is.
+const (
+	// RemoteIDRaw is the six octets of the MAC. So writes sixacre router, and so
+	// Kea reads it as a source of MACs ("remote-id").
+	RemoteIDRaw RemoteIDFormat = "raw"
+	// RemoteIDDUID is the client's DUID. So write Nokia's access nodes and
+	// routers: a capture, enterprise number 6527, is among the test packets of Kea.
+	RemoteIDDUID RemoteIDFormat = "duid"
+	// RemoteIDHuawei is the client's DUID in hexadecimal text, a space, and
+	// where the client is connected, which does not matter here. So Huawei's
+	// switches write it by default ("dhcpv6 remote-id format default" in their
+	// command reference).
+	RemoteIDHuawei RemoteIDFormat = "huawei"
+)
+
+// Untrusted reports whether the format carries what the client says of itself,
+// and so proves no more than the DUID does.
+func (f RemoteIDFormat) Untrusted() bool { return f == RemoteIDDUID || f == RemoteIDHuawei }
 
 // UnknownClients says what a client that no record knows is told.
 type UnknownClients string
@@ -193,7 +210,7 @@ type Pod struct {
 	Managed           Managed        `json:"managed,omitempty" enum:"also,no,only" doc:"Flags of the RAs of a slaac pod: also is A=1 M=1, no is A=1 M=0, only is A=0 M=1"`
 	Pools             []Pool         `json:"pools,omitempty" doc:"Blocks that prefixes are delegated from"`
 	Identify          []Identifier   `json:"identify,omitempty" enum:"client-linklayer,remote-id,duid" doc:"What tells the MAC of a client, in order; client-linklayer,remote-id if not given"`
-	RemoteIDFormat    RemoteIDFormat `json:"remoteIdFormat,omitempty" enum:"raw" doc:"How the relays write a MAC into option 37"`
+	RemoteIDFormat    RemoteIDFormat `json:"remoteIdFormat,omitempty" enum:"raw,duid,huawei" doc:"How the relays tell a client in option 37: raw is its MAC; duid and huawei carry its DUID, which proves nothing, and need duid in identify"`
 	Relays            []netip.Addr   `json:"relays,omitempty" doc:"The exact addresses of the pod's relays; with none given nobody gets an answer"`
 	InterfaceIDs      []string       `json:"interfaceIds,omitempty" doc:"Interface-Ids (option 18) of the pod, for relays that leave the link-address empty"`
 	RouterLinkLocals  []netip.Addr   `json:"routerLinkLocals,omitempty" doc:"Link-local addresses of the pod's routers"`
@@ -265,8 +282,10 @@ func (p Pod) validate() error {
 		return Errorf(Invalid, "addressing %q is not known: use slaac or dhcpv6", p.Addressing)
 	case !oneOf(p.Managed, ManagedAlso, ManagedNo, ManagedOnly):
 		return Errorf(Invalid, "managed %q is not known: use also, no or only", p.Managed)
-	case p.RemoteIDFormat != RemoteIDRaw:
-		return Errorf(Invalid, "remote-id format %q is not known: use raw", p.RemoteIDFormat)
+	case !oneOf(p.RemoteIDFormat, RemoteIDRaw, RemoteIDDUID, RemoteIDHuawei):
+		return Errorf(Invalid, "remote-id format %q is not known: use raw, duid or huawei", p.RemoteIDFormat)
+	case p.RemoteIDFormat.Untrusted() && slices.Contains(p.Identify, ByRemoteID) && !slices.Contains(p.Identify, ByDUID):
+		return Errorf(Invalid, "remote-id format %s carries the client's own DUID, which proves nothing: add duid to identify if you take its word, or leave remote-id out", p.RemoteIDFormat)
 	case !oneOf(p.UnknownClients, Ignore, Refuse):
 		return Errorf(Invalid, "unknown-clients %q is not known: use ignore or refuse", p.UnknownClients)
 	case p.DHCP == Kea:

@@ -1,6 +1,8 @@
 package dhcp6
 
 import (
+	"bytes"
+	"encoding/hex"
 	"net/netip"
 	"slices"
 
@@ -168,38 +170,51 @@ func names(pod *Pod, relay *Relay) bool {
 	return false
 }
 
-// identify learns the MAC in the order that the pod gives. What a relay inserted
-// comes before what the client says of itself, whatever the order.
+// identify learns the MAC in the order that the pod gives. What a relay vouches
+// for comes before what the client says of itself, whatever the order.
 func (c *Client) identify(q *Query, relay *Relay) Reason {
-	claim, claims := addr.DUIDMAC(q.ClientID)
-	byDUID := false
+	type identity struct {
+		by   sixacre.Identifier
+		mac  sixacre.MAC
+		torn bool // others tell another MAC
+	}
+	var vouched, claimed identity
+	own, owns := addr.DUIDMAC(q.ClientID)
 	for _, by := range c.Pod.Identify {
 		var mac sixacre.MAC
 		var told bool
+		learns := &vouched
 		switch by {
 		case sixacre.ByClientLinkLayer:
 			mac, told = linkLayerMAC(relay.LinkLayer)
 		case sixacre.ByRemoteID:
 			mac, told = remoteIDMAC(c.Pod.RemoteIDFormat, relay.RemoteID)
+			if c.Pod.RemoteIDFormat.Untrusted() {
+				learns = &claimed
+			}
 		case sixacre.ByDUID:
-			byDUID = true
+			mac, told, learns = own, owns, &claimed
 		}
 		switch {
 		case !told:
-		case c.By == "":
-			c.By, c.MAC = by, mac
-		case c.MAC != mac:
-			return Contradiction
+		case learns.by == "":
+			learns.by, learns.mac = by, mac
+		case learns.mac != mac:
+			learns.torn = true
 		}
 	}
-	switch {
-	case c.By != "":
-		c.Mismatch = claims && claim != c.MAC
-	case byDUID && claims:
-		c.By, c.MAC = sixacre.ByDUID, claim
-	default:
-		return NoIdentity
+	known := &vouched
+	if vouched.by == "" {
+		known = &claimed
 	}
+	switch {
+	case known.by == "":
+		return NoIdentity
+	case known.torn:
+		return Contradiction
+	}
+	c.By, c.MAC = known.by, known.mac
+	c.Mismatch = owns && own != c.MAC
 	return Answered
 }
 
@@ -214,10 +229,27 @@ func linkLayerMAC(b []byte) (sixacre.MAC, bool) {
 
 // remoteIDMAC reads a Remote-ID option (RFC 4649 section 3) in the pod's format.
 func remoteIDMAC(format sixacre.RemoteIDFormat, b []byte) (sixacre.MAC, bool) {
-	if format != sixacre.RemoteIDRaw || len(b) != 4+6 {
+	if len(b) < 4 {
 		return sixacre.MAC{}, false
 	}
-	return usable(sixacre.MAC(b[4:]))
+	id := b[4:]
+	switch format {
+	case sixacre.RemoteIDRaw:
+		if len(id) == 6 {
+			return usable(sixacre.MAC(id))
+		}
+	case sixacre.RemoteIDDUID:
+		return addr.DUIDMAC(id)
+	case sixacre.RemoteIDHuawei:
+		var octets [maxDUID]byte
+		text, _, found := bytes.Cut(id, []byte{' '})
+		if n := hex.DecodedLen(len(text)); found && n <= len(octets) {
+			if _, err := hex.Decode(octets[:n], text); err == nil {
+				return addr.DUIDMAC(octets[:n])
+			}
+		}
+	}
+	return sixacre.MAC{}, false
 }
 
 // usable refuses what no NIC has: the zero address and group addresses.

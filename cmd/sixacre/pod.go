@@ -95,7 +95,7 @@ gets an answer.`,
 	f.StringVar((*string)(&p.Addressing), "addressing", "slaac", "where addresses come from: slaac (computed from the MAC) or dhcpv6 (random, stored)")
 	f.StringVar((*string)(&p.Managed), "managed", "also", "flags of the RAs of a slaac pod: also (A=1 M=1), no (A=1 M=0), only (A=0 M=1)")
 	f.StringSliceVar(&identify, "identify", nil, "what tells a client's MAC, in order: client-linklayer, remote-id, duid (default client-linklayer,remote-id)")
-	f.StringVar((*string)(&p.RemoteIDFormat), "remote-id-format", "raw", "how the relays write a MAC into option 37: raw (enterprise number, six octets)")
+	f.StringVar((*string)(&p.RemoteIDFormat), "remote-id-format", "raw", "how the relays tell a client in option 37, after the enterprise number: raw (its MAC), duid or huawei (its DUID; only with duid in --identify)")
 	f.StringVar((*string)(&p.Kind), "kind", "basic", "what carries the layer 2: basic")
 	f.StringArrayVar(&relays, "relay", nil, "`address` that one of the pod's relays sends from")
 	f.StringArrayVar(&p.InterfaceIDs, "interface-id", nil, "`text` of option 18 by which a relay that leaves the link-address empty means this pod")
