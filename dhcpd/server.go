@@ -32,6 +32,8 @@ type Server struct {
 	pending   confirmation // one that the index has not caught up with
 	confirmed atomic.Int64 // clock time of the last confirmation, or never
 	silent    atomic.Bool  // whether staleness was logged
+
+	leasequery leasequery
 }
 
 // fresh is how long after a confirmation the record passes for the newest, so
@@ -53,6 +55,7 @@ func New(log *slog.Logger, reg prometheus.Registerer, clock func() time.Duration
 	s := &Server{log: log, clock: clock, index: newIndex()}
 	s.confirmed.Store(never)
 	s.counts = newCounts(reg, s)
+	s.leasequery = leasequery{Server: s, tally: s.counts.newTally()}
 	return s
 }
 
