@@ -1,6 +1,7 @@
 # What a fresh Debian 12 machine needs besides Go and make; the lab and the
 # network tests run real clients, routers and the kernel's own filter.
-PACKAGES = nftables iproute2 iputils-ping procps tcpdump wide-dhcpv6-client dhcpcd-base isc-dhcp-client systemd
+PACKAGES = nftables iproute2 iputils-ping procps tcpdump \
+	wide-dhcpv6-client dhcpcd-base isc-dhcp-client dibbler-client systemd kea-admin
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2

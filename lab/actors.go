@@ -116,6 +116,9 @@ func (l *Lab) register(ctx context.Context) error {
 	for _, p := range pods {
 		create := []string{"pod", "create", p.name, "--link-prefix", p.link.String(), "--pool", p.pool + "=60",
 			"--addressing", p.addressing, "--dns", "2001:db8:f::53", "--domain", "lab.example"}
+		if p.valid > 0 {
+			create = append(create, "--valid-lifetime", p.valid.String(), "--preferred-lifetime", p.preferred.String())
+		}
 		for _, r := range p.routers {
 			create = append(create, "--relay", r.uplink.String())
 		}
@@ -133,13 +136,16 @@ func (l *Lab) register(ctx context.Context) error {
 		return err
 	}
 	for _, p := range pods {
+		if p.alone {
+			continue
+		}
 		for _, r := range p.routers {
 			if err := l.token(ctx, r.name, "token", "create", r.name, "--role", "router", "--pod", p.name); err != nil {
 				return err
 			}
 		}
 	}
-	for _, g := range instances {
+	for _, g := range registered() {
 		if err := l.createInstance(ctx, g, g.name); err != nil {
 			return err
 		}
@@ -172,9 +178,13 @@ func (l *Lab) token(ctx context.Context, box string, command ...string) error {
 func (l *Lab) startActors(ctx context.Context) error {
 	for _, p := range pods {
 		for _, r := range p.routers {
-			err := l.start(r.name, r.name, "", l.binary, "router", "--pod", p.name, "--link", "pod",
-				"--upstream", serverAddress.String(), "--server", l.apiURL(), "--ca", l.caFile(), "--token-file", l.tokenFile(r.name), "--state", l.stateDir(r.name))
-			if err != nil {
+			args := []string{l.binary, "router", "--pod", p.name, "--link", "pod", "--upstream", serverAddress.String(), "--state", l.stateDir(r.name)}
+			if p.alone {
+				args = append(args, "--pool", p.pool+"=60")
+			} else {
+				args = append(args, "--server", l.apiURL(), "--ca", l.caFile(), "--token-file", l.tokenFile(r.name))
+			}
+			if err := l.start(r.name, r.name, "", args...); err != nil {
 				return err
 			}
 		}
@@ -187,7 +197,7 @@ func (l *Lab) startActors(ctx context.Context) error {
 	if err := l.start("agent", hypervisor, "", args...); err != nil {
 		return err
 	}
-	for _, g := range instances {
+	for _, g := range registered() {
 		if err := l.programmed(ctx, g); err != nil {
 			return err
 		}

@@ -33,26 +33,26 @@ const answerWithin = 15 * time.Second
 
 // exchange sends a client's message from inside a guest and returns the first
 // answer to it.
-func (l *Lab) exchange(g guest, message []byte) (dhcpAnswer, error) {
+func (l *Lab) exchange(g guest, message []byte) (dhcpSeen, error) {
 	w, err := l.attach(g.name, "eth0")
 	if err != nil {
-		return dhcpAnswer{}, err
+		return dhcpSeen{}, err
 	}
 	defer w.Close()
 	if err := w.send(g.client546(message)); err != nil {
-		return dhcpAnswer{}, err
+		return dhcpSeen{}, err
 	}
 	_, id := transaction(message)
 	f, err := w.next(time.Now().Add(answerWithin), func(f frame) bool { return answers(f, id) })
 	if err != nil {
-		return dhcpAnswer{}, err
+		return dhcpSeen{}, err
 	}
 	if f == nil {
-		return dhcpAnswer{}, fmt.Errorf("%s got no answer to its DHCPv6 message of type %d within %s", g.name, message[0], answerWithin)
+		return dhcpSeen{}, fmt.Errorf("%s got no answer to its DHCPv6 message of type %d within %s", g.name, message[0], answerWithin)
 	}
-	answer, ok := parseAnswer(f.payload()[udpSize:])
+	answer, ok := parseDHCP(f.payload()[udpSize:])
 	if !ok {
-		return dhcpAnswer{}, fmt.Errorf("%s got a DHCPv6 answer of %d octets", g.name, len(f.payload()))
+		return dhcpSeen{}, fmt.Errorf("%s got a DHCPv6 answer of %d octets", g.name, len(f.payload()))
 	}
 	return answer, nil
 }
@@ -82,20 +82,20 @@ func carries(f frame, id uint32) bool {
 }
 
 // ask solicits from inside a guest and returns the Advertise.
-func (l *Lab) ask(g guest) (dhcpAnswer, error) {
+func (l *Lab) ask(g guest) (dhcpSeen, error) {
 	return l.exchange(g, solicit(number()&0xffffff, g.mac))
 }
 
 // askFor is ask, and an error where the answer does not offer what the record
 // says.
-func (l *Lab) askFor(ctx context.Context, g guest, instance string) (dhcpAnswer, error) {
+func (l *Lab) askFor(ctx context.Context, g guest, instance string) (dhcpSeen, error) {
 	nic, err := l.nic(ctx, instance)
 	if err != nil {
-		return dhcpAnswer{}, err
+		return dhcpSeen{}, err
 	}
 	answer, err := l.ask(g)
 	if err != nil {
-		return dhcpAnswer{}, err
+		return dhcpSeen{}, err
 	}
 	slices.SortFunc(answer.prefixes, netip.Prefix.Compare)
 	slices.SortFunc(nic.Prefixes, netip.Prefix.Compare)
@@ -256,8 +256,8 @@ func (l *Lab) unanswered(ctx context.Context, id uint32, send func() error) (arr
 	if err != nil {
 		return 0, err
 	}
-	atOnce, err := atStray.next(time.Now(), func(f frame) bool { return answers(f, id) })
-	if err == nil && (cameBack || atOnce != nil) {
+	err = atStray.pending(func(f frame) { cameBack = cameBack || answers(f, id) })
+	if err == nil && cameBack {
 		err = errors.New("an answer came back to the guest")
 	}
 	return arrived, err

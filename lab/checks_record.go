@@ -142,7 +142,7 @@ func (l *Lab) withScratch(ctx context.Context, f func(name string, nic nicRecord
 }
 
 // lease requests the offered prefixes, as the guest's client would.
-func (l *Lab) lease(g guest, offer dhcpAnswer) error {
+func (l *Lab) lease(g guest, offer dhcpSeen) error {
 	answer, err := l.exchange(g, dhcpMessage(dhcpRequest, number()&0xffffff,
 		option(optClientID, duid(g.mac)), option(optServerID, offer.server), iapd(offer.prefixes...)))
 	if err != nil {

@@ -44,6 +44,9 @@ func (l *Lab) picture(ctx context.Context) (p picture, err error) {
 func (l *Lab) allRoutes(ctx context.Context) ([]string, error) {
 	var all []string
 	for _, p := range pods {
+		if p.alone {
+			continue // its routes are the leases'
+		}
 		for _, r := range p.routers {
 			has, err := l.ourRoutes(ctx, r)
 			if err != nil {
@@ -125,7 +128,7 @@ func (l *Lab) checkKillServer(ctx context.Context) (string, error) {
 	for _, g := range instances {
 		if err := until(ctx, answerWithin, func() error {
 			answer, err := l.askFor(ctx, g, g.name)
-			offered = join(answer.prefixes)
+			offered = g.name + " " + join(answer.prefixes)
 			return err
 		}); err != nil {
 			return "", err
@@ -141,7 +144,7 @@ func (l *Lab) checkKillServer(ctx context.Context) (string, error) {
 	if err := l.same(ctx, before); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("answers again after %.1f s; every instance is offered the same (i-5 %s), the %d routes stayed, traffic flowed meanwhile",
+	return fmt.Sprintf("answers again after %.1f s; every instance is offered the same (%s), the %d routes stayed, traffic flowed meanwhile",
 		took.Seconds(), offered, len(before.routes)), nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,12 +19,14 @@ const networkd = "/lib/systemd/systemd-networkd"
 // share a DUID, or take each other for themselves.
 type client struct {
 	name  string
+	twice bool              // it asks with two IA_PDs
 	files map[string]string // its configuration, below /run
 	shell string            // what else to prepare before it starts
 	args  []string
 	// first says that it starts before the NIC is up, as on a machine that
 	// leaves all of its network to it.
 	first bool
+	mute  bool // it ends without a Release
 	// release makes it give up its leases and end: a signal, or a command.
 	release     unix.Signal
 	releaseArgs []string
@@ -39,6 +42,19 @@ id-assoc pd 1 { prefix-interface vlan0 { sla-id 1; sla-len 4; }; };
 		shell:   "mkdir -p /var/lib/dhcpv6",
 		args:    []string{"dhcp6c", "-f", "-D", "-c", "/run/dhcp6c.conf", "-p", "/run/dhcp6c.pid", "eth0"},
 		release: unix.SIGTERM,
+	}
+
+	wideTwice = &client{
+		name:  "dhcp6c",
+		twice: true,
+		files: map[string]string{"dhcp6c.conf": `interface eth0 { send ia-pd 1; send ia-pd 2; send ia-na 10; };
+id-assoc na 10 { };
+id-assoc pd 1 { prefix-interface vlan0 { sla-id 1; sla-len 4; }; };
+id-assoc pd 2 { prefix-interface vlan0 { sla-id 1; sla-len 4; }; };
+`},
+		shell:   wide.shell,
+		args:    wide.args,
+		release: wide.release,
 	}
 
 	// Without noipv6rs dhcpcd takes the Router Advertisements over from the
@@ -66,8 +82,44 @@ EXPIRE6 | RELEASE6 | STOP6) ip -6 addr del "${old_ip6_prefix%/*}1/64" dev vlan0 
 esac
 `},
 		shell:       "chmod +x /run/dhclient-script; mkdir -p /var/lib/dhcp",
-		args:        append([]string{"dhclient"}, dhclientArgs("-d")...),
-		releaseArgs: append([]string{"dhclient"}, dhclientArgs("-r")...),
+		args:        dhclientArgs("-P", "-d"),
+		releaseArgs: dhclientArgs("-P", "-r"),
+	}
+
+	dhclientTwice = &client{
+		name:        "dhclient",
+		twice:       true,
+		files:       dhclient.files,
+		shell:       dhclient.shell,
+		args:        dhclientArgs("-P", "-P", "-d"),
+		releaseArgs: dhclientArgs("-P", "-P", "-r"),
+	}
+
+	// dibbler adds a route to each prefix downstream and no address: that is
+	// its script's.
+	dibbler = &client{
+		name: "dibbler-client",
+		files: map[string]string{
+			"dibbler/client.conf": `log-mode short
+log-level 8
+downlink-prefix-ifaces "vlan0"
+script "/run/dibbler/notify"
+iface "eth0" { pd { } }
+`,
+			"dibbler/notify": `#!/bin/sh
+for prefix in $PREFIX1 $PREFIX2 $PREFIX3; do
+	case $1 in
+	add | update) ip -6 addr replace "${prefix}1/64" dev vlan0 ;;
+	delete | expire) ip -6 addr del "${prefix}1/64" dev vlan0 ;;
+	esac
+done
+`},
+		// It reads no other directories than these.
+		shell: `chmod +x /run/dibbler/notify
+mkdir -p /var/lib/dibbler
+mount --bind /run/dibbler /etc/dibbler`,
+		args:    []string{"dibbler-client", "run"},
+		release: unix.SIGTERM,
 	}
 
 	systemdNetworkd = &client{
@@ -103,12 +155,14 @@ chown -R systemd-network /run/systemd/netif /var/lib/systemd/network
 export SYSTEMD_LOG_TARGET=console SYSTEMD_LOG_LEVEL=debug`,
 		args:    []string{networkd},
 		first:   true,
+		mute:    true,
 		release: unix.SIGTERM,
 	}
 )
 
-func dhclientArgs(mode string) []string {
-	return []string{"-6", "-P", mode, "-v", "-cf", "/dev/null", "-lf", "/run/dhclient.leases", "-pf", "/run/dhclient.pid", "-sf", "/run/dhclient-script", "eth0"}
+func dhclientArgs(mode ...string) []string {
+	return slices.Concat([]string{"dhclient", "-6", "-v"}, mode,
+		[]string{"-cf", "/dev/null", "-lf", "/run/dhclient.leases", "-pf", "/run/dhclient.pid", "-sf", "/run/dhclient-script", "eth0"})
 }
 
 // startClient starts a guest's client.

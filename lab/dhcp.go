@@ -13,6 +13,8 @@ const (
 	dhcpSolicit      = 1
 	dhcpAdvertise    = 2
 	dhcpRequest      = 3
+	dhcpRenew        = 5
+	dhcpRebind       = 6
 	dhcpReply        = 7
 	dhcpRelease      = 8
 	dhcpRelayForward = 12
@@ -84,23 +86,25 @@ func relayForward(link, peer netip.Addr, mac string, message []byte) []byte {
 	}, nil)
 }
 
-// dhcpAnswer is what the lab reads of a message of a server.
-type dhcpAnswer struct {
+// dhcpSeen is what the lab reads of a message between client and server.
+type dhcpSeen struct {
 	typ      byte
 	id       uint32
 	server   []byte // its DUID
 	client   []byte
+	iapds    int
 	prefixes []netip.Prefix
+	valid    uint32 // the shortest valid lifetime of the prefixes, seconds
 	status   uint16 // the last status code (RFC 9915 section 21.13); 0 is Success
 }
 
-// parseAnswer reads a message of a server to a client. Options that do not fit
+// parseDHCP reads a message of a client or a server. Options that do not fit
 // are left out.
-func parseAnswer(b []byte) (dhcpAnswer, bool) {
+func parseDHCP(b []byte) (dhcpSeen, bool) {
 	if len(b) < 4 {
-		return dhcpAnswer{}, false
+		return dhcpSeen{}, false
 	}
-	a := dhcpAnswer{typ: b[0], id: uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])}
+	a := dhcpSeen{typ: b[0], id: uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])}
 	eachOption(b[4:], func(code uint16, data []byte) {
 		a.readStatus(code, data)
 		switch {
@@ -109,9 +113,13 @@ func parseAnswer(b []byte) (dhcpAnswer, bool) {
 		case code == optClientID:
 			a.client = data
 		case code == optIAPD && len(data) >= 12:
+			a.iapds++
 			eachOption(data[12:], func(code uint16, data []byte) {
 				a.readStatus(code, data)
 				if code == optIAPrefix && len(data) >= 25 {
+					if valid := binary.BigEndian.Uint32(data[4:]); len(a.prefixes) == 0 || valid < a.valid {
+						a.valid = valid
+					}
 					a.prefixes = append(a.prefixes, netip.PrefixFrom(netip.AddrFrom16([16]byte(data[9:25])), int(data[8])))
 				}
 			})
@@ -120,7 +128,7 @@ func parseAnswer(b []byte) (dhcpAnswer, bool) {
 	return a, true
 }
 
-func (a *dhcpAnswer) readStatus(code uint16, data []byte) {
+func (a *dhcpSeen) readStatus(code uint16, data []byte) {
 	if code == optStatus && len(data) >= 2 {
 		a.status = binary.BigEndian.Uint16(data)
 	}

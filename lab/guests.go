@@ -32,7 +32,7 @@ func (l *Lab) startGuests(ctx context.Context) error {
 				return err
 			}
 		}
-		if g.client != nil && g.client.first {
+		if g.client != nil && g.client.first || slices.ContainsFunc(tenants, func(t guest) bool { return t.name == g.name }) {
 			continue
 		}
 		if err := l.ip(ctx, g.name, "link set eth0 up\n"); err != nil {
@@ -40,16 +40,7 @@ func (l *Lab) startGuests(ctx context.Context) error {
 		}
 	}
 	for _, g := range instances {
-		if err := l.prepareClient(g); err != nil {
-			return err
-		}
-		// The others do not wait for duplicate address detection by themselves.
-		if !g.client.first {
-			if err := until(ctx, 10*time.Second, func() error { return l.hasAddress(g, g.linkLocal()) }); err != nil {
-				return err
-			}
-		}
-		if err := l.startClient(g); err != nil {
+		if err := l.runClient(ctx, g); err != nil {
 			return err
 		}
 	}
@@ -64,6 +55,20 @@ func (l *Lab) startGuests(ctx context.Context) error {
 		l.sayf("%s has %s and %s by %s", g.name, nic.Address, join(nic.Prefixes), g.client.name)
 	}
 	return nil
+}
+
+// runClient writes the configuration of a guest's client and starts it.
+func (l *Lab) runClient(ctx context.Context, g guest) error {
+	if err := l.prepareClient(g); err != nil {
+		return err
+	}
+	// The others do not wait for duplicate address detection by themselves.
+	if !g.client.first {
+		if err := until(ctx, 10*time.Second, func() error { return l.hasAddress(g, g.linkLocal()) }); err != nil {
+			return err
+		}
+	}
+	return l.startClient(g)
 }
 
 // guestReady waits until a guest has everything that the record gives it.

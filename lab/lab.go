@@ -1,22 +1,24 @@
 // Package lab puts the whole picture on one machine, in network namespaces:
 //
-//	            core: the outside world, and the way to the server
-//	   ┌─────────┬──┴──────┬───────────────┬──────────┐
-//	router1   router2   router3          server      hv1 (management)
-//	   └────┬────┘         │
-//	fabric: pod1         fabric: pod2
-//	   ├── stray           │
-//	hv1: br0             hv1: br1
-//	   ├ i-1 i-2 i-3 i-4   └ i-5
+//	              core: the outside world, and the way to the server
+//	   ┌─────────┬─────────┬────┴─────────┬───────────┬──────┬───────┐
+//	router1   router2   router3        router4     server  load  hv1 (management)
+//	   └────┬────┘         │              │
+//	fabric: pod1      fabric: pod2   fabric: pod3
+//	   ├── stray           │              │
+//	hv1: br0            hv1: br1       hv1: br2
+//	   ├ i-1 … i-4, i-6    └ i-5          └ l-1 … l-5
 //	   ├ scratch
 //	   └ stranger
 //
 // Every box is a namespace with a kernel stack of its own. The server, the
 // routers and the agent are the built binary, the instances run DHCPv6 clients
-// of the distribution, and i-5 takes its address by DHCPv6. Nobody registered
-// the stranger, whose tap is on the hypervisor, nor the stray, which sits on the
-// pod's link where no hypervisor filters it. The scratch guest is registered and
-// deleted by checks.
+// of the distribution, and i-5 takes its address by DHCPv6. Leases in pod3 are
+// short, and router4 knows of them only what the replies tell it; its guests are
+// switched on by the checks of their leases. Nobody registered the stranger,
+// whose tap is on the hypervisor, nor the stray, which sits on the pod's link
+// where no hypervisor filters it. The scratch guest is registered and deleted by
+// checks. From load a load generator asks as the relay of a pod of its own.
 //
 // The package knows no other of this module: it drives the binary as any
 // operator would.
@@ -34,6 +36,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,7 +48,9 @@ type Lab struct {
 	dir    string // its state; gone when it is down
 	binary string // sixacre
 	out    io.Writer
-	state  state
+
+	mu    sync.Mutex // checks that run side by side start and end processes
+	state state
 }
 
 // New returns the lab of that name. Two labs with different names and
@@ -153,7 +158,7 @@ func (l *Lab) Down(context.Context) error {
 var programs = map[string]string{
 	"ip": "iproute2", "nft": "nftables", "ping": "iputils-ping",
 	"dhcp6c": "wide-dhcpv6-client", "dhcpcd": "dhcpcd-base", "dhclient": "isc-dhcp-client",
-	networkd: "systemd",
+	"dibbler-client": "dibbler-client", "perfdhcp": "kea-admin", networkd: "systemd",
 }
 
 func (l *Lab) requirePrograms() error {

@@ -226,3 +226,120 @@ func TestChecksum(t *testing.T) {
 		t.Errorf("the checksum is %x", sum)
 	}
 }
+
+// perfdhcpSays is the end of what perfdhcp 2.2 prints, cut to what is read, with
+// two Renews and three Releases beside ten exchanges.
+const perfdhcpSays = `***Rate statistics***
+Rate: 171.396 4-way exchanges/second, expected rate: 200
+
+***Malformed Packets***
+Malformed packets: 0
+***Statistics for: SOLICIT-ADVERTISE***
+sent packets: 10
+received packets: 10
+drops: 0
+drops ratio: 0 %
+orphans: 0
+rejected leases: 0
+
+min delay: 0.069 ms
+***Statistics for: REQUEST-REPLY***
+sent packets: 10
+received packets: 10
+drops: 0
+orphans: 5
+rejected leases: 0
+***Statistics for: RENEW-REPLY***
+sent packets: 2
+received packets: 2
+drops: 0
+orphans: 3
+rejected leases: 0
+***Statistics for: RELEASE-REPLY***
+sent packets: 3
+received packets: 3
+drops: 0
+orphans: 0
+rejected leases: 0
+`
+
+func TestReadPerfdhcp(t *testing.T) {
+	report, err := readPerfdhcp(perfdhcpSays)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []exchange{
+		{name: "SOLICIT-ADVERTISE", sent: 10, answers: 10},
+		{name: "REQUEST-REPLY", sent: 10, answers: 10, orphans: 5},
+		{name: "RENEW-REPLY", sent: 2, answers: 2, orphans: 3},
+		{name: "RELEASE-REPLY", sent: 3, answers: 3},
+	} {
+		if report[i] != want {
+			t.Errorf("read %+v instead of %+v", report[i], want)
+		}
+	}
+	for _, fault := range []struct{ from, to string }{
+		{"drops: 0\norphans: 5", "drops: 1\norphans: 5"},
+		{"orphans: 5", "orphans: 6"},
+		{"orphans: 0\nrejected leases: 0\n\nmin", "orphans: 1\nrejected leases: 0\n\nmin"},
+		{"orphans: 3\nrejected leases: 0", "orphans: 3\nrejected leases: 1"},
+	} {
+		report, err := readPerfdhcp(strings.Replace(perfdhcpSays, fault.from, fault.to, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(report, func(e exchange) bool { return e.faults == 1 }) {
+			t.Errorf("%q was not seen as a fault: %+v", fault.to, report)
+		}
+	}
+	for _, wrong := range []string{"", strings.Replace(perfdhcpSays, "Malformed packets: 0", "Malformed packets: 1", 1)} {
+		if report, err := readPerfdhcp(wrong); err == nil {
+			t.Errorf("read %+v", report)
+		}
+	}
+}
+
+// TestTalk is about when a prefix counts as obtained, renewed or released.
+func TestTalk(t *testing.T) {
+	a, b := netip.MustParsePrefix("2001:db8:6000:10::/60"), netip.MustParsePrefix("2001:db8:6000:20::/60")
+	grant := func(valid byte, prefixes ...netip.Prefix) []byte {
+		ia := iapd(prefixes...)
+		for at := 4 + 12; at < len(ia); at += 4 + 25 {
+			ia[at+4+7] = valid // the last octet of the valid lifetime
+		}
+		return ia
+	}
+	const ours = 60
+	for _, test := range []struct {
+		name       string
+		asks       byte
+		asked      []netip.Prefix
+		answer     []byte
+		done       byte
+		want       []netip.Prefix
+		unanswered bool
+	}{
+		{"a Request", dhcpRequest, nil, grant(ours, a, b), dhcpRequest, []netip.Prefix{a, b}, false},
+		{"a Solicit with rapid commit", dhcpSolicit, nil, grant(ours, a), dhcpRequest, []netip.Prefix{a}, false},
+		{"a Renew", dhcpRenew, []netip.Prefix{a}, grant(ours, a, b), dhcpRenew, []netip.Prefix{a}, false},
+		{"a Renew of what ends", dhcpRenew, []netip.Prefix{a}, grant(0, a), dhcpRenew, nil, false},
+		{"a Rebind without binding", dhcpRebind, []netip.Prefix{a}, option(optStatus, []byte{0, 3}), dhcpRebind, nil, false},
+		{"a Release", dhcpRelease, []netip.Prefix{a, b}, option(optStatus, []byte{0, 0}), dhcpRelease, []netip.Prefix{a, b}, false},
+		{"a Renew that is lost", dhcpRenew, []netip.Prefix{a}, nil, dhcpRenew, nil, true},
+	} {
+		g := newGuest("l", 1, pod3, nil, 2)
+		talk := newTalk(nil, nicRecord{LinkLocal: g.linkLocal()}, ours)
+		talk.hear(g.client546(dhcpMessage(test.asks, 7, iapd(test.asked...))))
+		server := ip6{srcMAC: pod3.routers[0].mac, dstMAC: g.mac, src: pod3.routers[0].linkLocal, dst: g.linkLocal()}
+		talk.hear(server.udp(serverPort, clientPort, dhcpMessage(dhcpReply, 8, grant(ours, a, b)))) // another's
+		if test.answer != nil {
+			talk.hear(server.udp(serverPort, clientPort, dhcpMessage(dhcpReply, 7, test.answer)))
+		}
+		if got := talk.done[test.done]; !slices.Equal(got, test.want) {
+			t.Errorf("%s: %s are done instead of %s", test.name, join(got), join(test.want))
+		}
+		if talk.unanswered(test.asks) != test.unanswered {
+			t.Errorf("%s: unanswered is %t", test.name, !test.unanswered)
+		}
+	}
+}

@@ -47,27 +47,38 @@ func (l *Lab) start(name, box, shell string, args ...string) error {
 	if err != nil {
 		return fmt.Errorf("%s ended at once: %s", name, l.lastWords(name))
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.state.Processes[name] = process{Box: box, Args: append([]string{shell}, args...), PID: cmd.Process.Pid, Start: started}
 	return l.save()
 }
 
 // restart starts a process again as it was started before.
 func (l *Lab) restart(name string) error {
-	p := l.state.Processes[name]
+	p, _ := l.process(name)
 	return l.start(name, p.Box, p.Args[0], p.Args[1:]...)
 }
 
 // forget leaves a process that was meant to end out of the account.
 func (l *Lab) forget(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	delete(l.state.Processes, name)
 	if err := l.save(); err != nil {
 		l.sayf("%v", err)
 	}
 }
 
+func (l *Lab) process(name string) (process, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p, ok := l.state.Processes[name]
+	return p, ok
+}
+
 // alive reports whether the process runs.
 func (l *Lab) alive(name string) bool {
-	p, ok := l.state.Processes[name]
+	p, ok := l.process(name)
 	if !ok {
 		return false
 	}
@@ -78,7 +89,7 @@ func (l *Lab) alive(name string) bool {
 // end sends a signal to a process of the lab and returns when the process has
 // ended, or after the limit with an error.
 func (l *Lab) end(name string, sig unix.Signal, limit time.Duration) error {
-	p, ok := l.state.Processes[name]
+	p, ok := l.process(name)
 	if !ok {
 		return fmt.Errorf("the lab runs no %s", name)
 	}
@@ -201,11 +212,13 @@ func (l *Lab) lastWords(name string) string {
 	return strings.Join(lines[max(0, len(lines)-3):], "; ")
 }
 
-// ended names the processes that are no more.
-func (l *Lab) ended() []string {
+// steady names the processes that should run whenever the lab is up, in order.
+func (l *Lab) steady() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	var names []string
-	for name := range l.state.Processes {
-		if !l.alive(name) {
+	for name, p := range l.state.Processes {
+		if !slices.ContainsFunc(tenants, func(g guest) bool { return g.name == p.Box }) {
 			names = append(names, name)
 		}
 	}

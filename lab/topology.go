@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
+	"time"
 )
 
 // pod is one layer 2 with its routers.
@@ -16,6 +18,12 @@ type pod struct {
 	addressing string
 	bridge     string // on the hypervisor
 	routers    []router
+	// alone says that its routers know no server's record: their routes come
+	// from the replies that pass by them (RFC 8987).
+	alone bool
+	// valid and preferred are the lifetimes of what is leased; the server's
+	// defaults where they are zero.
+	valid, preferred time.Duration
 }
 
 // router stands with one leg in the core and one on its pod's link.
@@ -60,7 +68,7 @@ const (
 
 var (
 	serverAddress = netip.MustParseAddr("2001:db8:f::2")
-	hostAddress   = netip.MustParseAddr("2001:db8:f:4::2")
+	hostAddress   = netip.MustParseAddr("2001:db8:f:10::2")
 
 	pod1 = &pod{
 		name: "pod1", addressing: "slaac", bridge: "br0",
@@ -72,19 +80,36 @@ var (
 		link: netip.MustParsePrefix("2001:db8:100:2::/64"), pool: "2001:db8:5000::/40",
 		routers: []router{newRouter(3, 2)},
 	}
-	pods = []*pod{pod1, pod2}
+	// pod3 is where leases are short, T1 and T2 19 s and 30 s: dhcp6c takes no T2
+	// below 30 s, and systemd-networkd rebinds without having renewed where T2
+	// comes less than 10 s after T1.
+	pod3 = &pod{
+		name: "pod3", addressing: "slaac", bridge: "br2",
+		link: netip.MustParsePrefix("2001:db8:100:3::/64"), pool: "2001:db8:6000::/40",
+		routers: []router{newRouter(4, 3)}, alone: true, valid: time.Minute, preferred: 38 * time.Second,
+	}
+	pods = []*pod{pod1, pod2, pod3}
 
-	// instances are there from the start, each with another client.
+	// instances run from the start, each with another client.
 	instances = []guest{
 		newGuest("i-1", 1, pod1, wide, 1),
 		newGuest("i-2", 2, pod1, dhcpcd, 2),
 		newGuest("i-3", 3, pod1, dhclient, 1),
 		newGuest("i-4", 4, pod1, systemdNetworkd, 1),
 		newGuest("i-5", 5, pod2, wide, 1),
+		newGuest("i-6", 6, pod1, dibbler, 3),
 	}
-	scratch  = newGuest("scratch", 6, pod1, nil, 1)
-	stranger = newGuest("stranger", 7, pod1, nil, 0)
-	stray    = newGuest("stray", 8, pod1, nil, 0)
+	// tenants are registered, and switched on by the checks of their leases.
+	tenants = []guest{
+		newGuest("l-1", 11, pod3, wideTwice, 3),
+		newGuest("l-2", 12, pod3, dhcpcd, 3),
+		newGuest("l-3", 13, pod3, dhclientTwice, 3),
+		newGuest("l-4", 14, pod3, systemdNetworkd, 3),
+		newGuest("l-5", 15, pod3, dibbler, 3),
+	}
+	scratch  = newGuest("scratch", 7, pod1, nil, 1)
+	stranger = newGuest("stranger", 8, pod1, nil, 0)
+	stray    = newGuest("stray", 9, pod1, nil, 0)
 )
 
 func init() { stray.tap = "" }
@@ -112,10 +137,11 @@ func newGuest(name string, n int, p *pod, c *client, prefixes int) guest {
 	}
 }
 
-// allGuests are the instances and those that belong to nobody.
-func allGuests() []guest {
-	return append(append([]guest{}, instances...), scratch, stranger, stray)
-}
+// registered are the guests that the record knows from the start.
+func registered() []guest { return slices.Concat(instances, tenants) }
+
+// allGuests are those and the ones that belong to nobody.
+func allGuests() []guest { return append(registered(), scratch, stranger, stray) }
 
 // guestNamed returns the instance of that name.
 func guestNamed(name string) guest {
@@ -129,7 +155,7 @@ func guestNamed(name string) guest {
 
 // boxes lists everything that has a namespace.
 func boxes() []string {
-	names := []string{coreBox, serverBox, fabric, hypervisor}
+	names := []string{coreBox, serverBox, loadBox, fabric, hypervisor}
 	for _, p := range pods {
 		for _, r := range p.routers {
 			names = append(names, r.name)
@@ -170,7 +196,7 @@ func (l *Lab) setKernel(context.Context) error {
 		}
 	}
 	forwarding = append(forwarding, coreBox)
-	for _, box := range append([]string{serverBox}, forwarding...) {
+	for _, box := range append([]string{serverBox, loadBox}, forwarding...) {
 		// A tentative address would keep a server from binding it.
 		if err := l.sysctl(box, map[string]string{"ipv6/conf/all/accept_dad": "0", "ipv6/conf/default/accept_dad": "0"}); err != nil {
 			return err
@@ -206,8 +232,9 @@ func (l *Lab) buildCore(ctx context.Context) error {
 	var core strings.Builder
 	fmt.Fprintf(&core, "link set lo up\nlink add server type veth peer name eth0 netns %s\n", l.ns(serverBox))
 	fmt.Fprintf(&core, "addr add 2001:db8:f::1/64 dev server\nlink set server up\n")
+	fmt.Fprintf(&core, "link add load type veth peer name eth0 netns %s\naddr add %s/64 dev load\nlink set load up\n", l.ns(loadBox), loadCore)
 	fmt.Fprintf(&core, "link add hv1 type veth peer name mgmt netns %s\n", l.ns(hypervisor))
-	fmt.Fprintf(&core, "addr add 2001:db8:f:4::1/64 dev hv1\nlink set hv1 up\n")
+	fmt.Fprintf(&core, "addr add 2001:db8:f:10::1/64 dev hv1\nlink set hv1 up\n")
 	for _, p := range pods {
 		for i, r := range p.routers {
 			fmt.Fprintf(&core, "link add %s type veth peer name up0 netns %s\n", r.name, l.ns(r.name))
@@ -223,7 +250,16 @@ func (l *Lab) buildCore(ctx context.Context) error {
 	if err := l.ip(ctx, coreBox, core.String()); err != nil {
 		return err
 	}
-	return l.ip(ctx, serverBox, fmt.Sprintf("link set lo up\naddr add %s/64 dev eth0\nlink set eth0 up\nroute add default via 2001:db8:f::1\n", serverAddress))
+	for _, end := range []struct {
+		box      string
+		at, core netip.Addr
+	}{{serverBox, serverAddress, netip.MustParseAddr("2001:db8:f::1")}, {loadBox, loadRelay, loadCore}} {
+		lines := fmt.Sprintf("link set lo up\naddr add %s/64 dev eth0\nlink set eth0 up\nroute add default via %s\n", end.at, end.core)
+		if err := l.ip(ctx, end.box, lines); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *Lab) buildRouters(ctx context.Context) error {
@@ -259,7 +295,7 @@ func (l *Lab) buildHypervisor(ctx context.Context) error {
 		return err
 	}
 	var lines strings.Builder
-	fmt.Fprintf(&lines, "link set lo up\naddr add %s/64 dev mgmt\nlink set mgmt up\nroute add default via 2001:db8:f:4::1\n", hostAddress)
+	fmt.Fprintf(&lines, "link set lo up\naddr add %s/64 dev mgmt\nlink set mgmt up\nroute add default via 2001:db8:f:10::1\n", hostAddress)
 	for _, p := range pods {
 		fmt.Fprintf(&lines, "link add %s type bridge\nlink set %s up\nlink set up-%s master %s up\n", p.bridge, p.bridge, p.name, p.bridge)
 	}

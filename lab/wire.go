@@ -23,6 +23,13 @@ type wire struct {
 // attach listens to an interface. What it receives from then on is kept until it
 // is read.
 func (l *Lab) attach(box, device string) (*wire, error) {
+	return l.listen(box, device, unix.PACKET_IGNORE_OUTGOING)
+}
+
+// eavesdrop is attach, and hears what its box sends as well.
+func (l *Lab) eavesdrop(box, device string) (*wire, error) { return l.listen(box, device) }
+
+func (l *Lab) listen(box, device string, options ...int) (*wire, error) {
 	w := &wire{box: box, device: device}
 	err := l.in(box, func() error {
 		dev, err := net.InterfaceByName(device)
@@ -37,8 +44,10 @@ func (l *Lab) attach(box, device string) (*wire, error) {
 			return err
 		}
 		w.file = os.NewFile(uintptr(fd), box+" "+device)
-		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
-			return err
+		for _, option := range options {
+			if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, option, 1); err != nil {
+				return err
+			}
 		}
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
 		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: dev.Index})
@@ -103,6 +112,8 @@ func (w *wire) next(deadline time.Time, match func(frame) bool) (frame, error) {
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, nil
+		case errors.Is(err, unix.ENETDOWN):
+			continue // it is said once; when the interface is up, frames come again
 		case err != nil:
 			return nil, fmt.Errorf("%s of %s: %w", w.device, w.box, err)
 		}
@@ -110,6 +121,35 @@ func (w *wire) next(deadline time.Time, match func(frame) bool) (frame, error) {
 			return append(frame(nil), f...), nil
 		}
 	}
+}
+
+// pending passes on what has arrived and is not read yet.
+func (w *wire) pending(see func(frame)) error {
+	if err := w.file.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	conn, err := w.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 65536)
+	var failed error
+	err = conn.Read(func(fd uintptr) bool {
+		for {
+			n, _, err := unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
+			switch {
+			case errors.Is(err, unix.EAGAIN):
+				return true
+			case err != nil:
+				failed = fmt.Errorf("%s of %s: %w", w.device, w.box, err)
+				return true
+			}
+			if f := frame(buf[:n]); f.valid() {
+				see(f)
+			}
+		}
+	})
+	return errors.Join(err, failed)
 }
 
 // seenBefore reads until the marker arrives and reports whether a forbidden
