@@ -56,10 +56,14 @@ type receiver struct {
 	buffers  []byte
 }
 
+// stride is how far apart the buffers are: were it a power of two, the beginnings
+// of all of them would compete for the same few lines of the processor's cache.
+const stride = maxPacket + 13*64
+
 func newReceiver(fd int) *receiver {
-	r := &receiver{fd: fd, buffers: make([]byte, batchSize*maxPacket)}
+	r := &receiver{fd: fd, buffers: make([]byte, batchSize*stride)}
 	for i := range r.headers {
-		r.vectors[i].Base = &r.buffers[i*maxPacket]
+		r.vectors[i].Base = &r.buffers[i*stride]
 		r.vectors[i].SetLen(maxPacket)
 		h := &r.headers[i]
 		h.Iov = &r.vectors[i]
@@ -78,15 +82,25 @@ func (r *receiver) receive() (int, error) {
 		h.Namelen = unix.SizeofSockaddrInet6
 		h.SetControllen(len(r.controls[i]))
 	}
+	n, errno := mmsg(unix.SYS_RECVMMSG, r.fd, r.headers[:], unix.MSG_WAITFORONE)
+	if errno != 0 {
+		return 0, errno
+	}
+	return n, nil
+}
+
+// mmsg calls recvmmsg or sendmmsg. It does not tell Go's scheduler of a call that
+// need not wait: being told of one for each batch, it would spend a tenth of a
+// busy processor on watching them.
+func mmsg(call uintptr, fd int, headers []mmsghdr, flags int) (int, unix.Errno) {
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&r.headers[0])), batchSize, unix.MSG_WAITFORONE, 0, 0)
-		if errno == unix.EINTR {
-			continue
+		n, _, errno := unix.RawSyscall6(call, uintptr(fd), uintptr(unsafe.Pointer(&headers[0])), uintptr(len(headers)), uintptr(flags|unix.MSG_DONTWAIT), 0, 0)
+		if errno == unix.EAGAIN {
+			n, _, errno = unix.Syscall6(call, uintptr(fd), uintptr(unsafe.Pointer(&headers[0])), uintptr(len(headers)), uintptr(flags), 0, 0)
 		}
-		if errno != 0 {
-			return 0, errno
+		if errno != unix.EINTR {
+			return int(n), errno
 		}
-		return int(n), nil
 	}
 }
 
@@ -94,7 +108,7 @@ func (r *receiver) receive() (int, error) {
 func (r *receiver) appendPackets(packets []packet, i int) []packet {
 	h := &r.headers[i]
 	p := packet{from: &r.sources[i]}
-	all := r.buffers[i*maxPacket:][:h.n:h.n]
+	all := r.buffers[i*stride:][:h.n:h.n]
 	segment := len(all)
 	for control := r.controls[i][:h.Controllen]; len(control) >= unix.SizeofCmsghdr; {
 		header, data, rest, err := unix.ParseOneSocketControlMessage(control)
@@ -226,11 +240,10 @@ func (s *sender) send(replies []reply, failed func(*reply, error)) {
 		v.SetLen(len(replies[i].payload))
 	}
 	for i := 0; i < n; {
-		sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.headers[i])), uintptr(n-i), 0, 0, 0)
+		sent, errno := mmsg(unix.SYS_SENDMMSG, s.fd, s.headers[i:n], 0)
 		switch {
-		case errno == unix.EINTR:
 		case errno == 0:
-			i += int(sent)
+			i += sent
 		default: // it is the first of them that was not taken
 			if s.trains[i].size == 1 {
 				failed(s.trains[i].first, errno)

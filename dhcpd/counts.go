@@ -152,18 +152,18 @@ func newCounts(reg prometheus.Registerer, s *Server) *counts {
 
 // logSilence says why a packet got no answer: staleness once, anything else up
 // to ten times in a row and then once a second.
-func (s *Server) logSilence(why dhcp6.Reason, q *query, source netip.AddrPort) {
-	if why == dhcp6.Stale {
+func (s *Server) logSilence(q *query, source netip.AddrPort) {
+	if q.why == dhcp6.Stale {
 		if !s.silent.Swap(true) {
 			s.log.Error("dhcp6: silent: the store could not be reached for too long", "limit", sixacre.MaxStale)
 		}
 		return
 	}
-	suppressed, ok := s.counts.logs[why].take()
+	suppressed, ok := s.counts.logs[q.why].take()
 	if !ok {
 		return
 	}
-	attrs := []any{"reason", why.String(), "source", source.String()}
+	attrs := []any{"reason", q.why.String(), "source", source.String()}
 	if q.Type != 0 {
 		attrs = append(attrs, "query", q.Type.String())
 	}

@@ -127,17 +127,15 @@ func find(slots []slot, id uint64) *slot {
 	}
 }
 
-// note takes up that a query was answered. It says whether there was no room for
-// its news.
-func (s *sightings) note(q *query, k key, relay netip.Addr, now time.Time) {
+// note takes up that a query was answered.
+func (s *sightings) note(q *query, now time.Time) {
 	if q.ClientID == nil {
 		return // an Information-request may come from anybody
 	}
 	peer := q.client.Peer.As16()
 	mark := uint32(maphash.Bytes(s.seed, q.ClientID)>>32) ^ uint32(maphash.Bytes(s.seed, peer[:]))
-	id := s.id(k, relay)
 	last := uint32(now.Unix() - epoch)
-	if slot := find(*s.slots.Load(), id); slot != nil && uint32(slot.where.Load()) == mark {
+	if slot := find(*s.slots.Load(), q.sighting); slot != nil && uint32(slot.where.Load()) == mark {
 		before := times(slot.when.Load())
 		bound, news := before.bound(), false
 		switch q.Effect {
@@ -161,8 +159,8 @@ func (s *sightings) note(q *query, k key, relay netip.Addr, now time.Time) {
 		return
 	}
 	g := glimpse{
-		key: k, podName: q.client.Pod.Name, at: now, id: id, message: q.Type, effect: q.Effect, mark: mark,
-		relay: relay, peer: q.client.Peer, duidLength: uint8(len(q.ClientID)),
+		key: q.key, podName: q.client.Pod.Name, at: now, id: q.sighting, message: q.Type, effect: q.Effect, mark: mark,
+		relay: q.relay, peer: q.client.Peer, duidLength: uint8(len(q.ClientID)),
 	}
 	copy(g.duid[:], q.ClientID)
 	select {

@@ -67,8 +67,11 @@ func open(at netip.AddrPort, share bool) (fd int, bound netip.AddrPort, err erro
 		err = errors.Join(err, unix.SetsockoptInt(fd, level, option, 1))
 	}
 	set(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
-	// RFC 3542 section 6.1: each packet says where it was sent to.
-	set(unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO)
+	if at.Addr().IsUnspecified() {
+		// RFC 3542 section 6.1: each packet says where it was sent to. A socket that
+		// has one address can be asked at no other.
+		set(unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO)
+	}
 	if share {
 		set(unix.SOL_SOCKET, unix.SO_REUSEPORT)
 	}

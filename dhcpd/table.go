@@ -141,7 +141,10 @@ type found struct {
 // needs it: MAC, address and prefixes.
 func (t *table) get(k key, pod *sixacre.Pod, into *found) (*sixacre.NIC, bool) {
 	hash := t.hash(k)
-	b := *t.bucketOf(hash).Load()
+	return t.bucketOf(hash).Load().get(hash, k, pod, into)
+}
+
+func (b bucket) get(hash uint64, k key, pod *sixacre.Pod, into *found) (*sixacre.NIC, bool) {
 	r := b.find(hash, k.first(), k.pod)
 	if r == nil {
 		return nil, false

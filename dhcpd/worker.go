@@ -20,9 +20,11 @@ type worker struct {
 	packets []packet
 	replies []reply
 	out     []byte
-	query   query
+	queries [batchSize]query
+	found   found
 	budget  budget
 	tally   *tally
+	touched uint64
 }
 
 // outSize is room for the replies of a batch, in octets: all of them of a usual
@@ -60,11 +62,16 @@ func (w *worker) serve(ctx context.Context) error {
 	}
 }
 
-// query is one packet and what became of it. It is used again for the next.
+// query is one packet and what became of it. It is used again for another.
 type query struct {
 	dhcp6.Query
-	client dhcp6.Client
-	found  found
+	why      dhcp6.Reason // why there is no answer, or Answered
+	client   dhcp6.Client
+	relay    netip.Addr // that the client's message came to
+	key      key
+	hash     uint64 // of the key
+	bucket   bucket // in which the NIC is
+	sighting uint64 // id of what was seen of the client by the relay
 }
 
 // moment is what a batch is answered from.
@@ -74,8 +81,11 @@ type moment struct {
 	self   dhcp6.Server
 	silent dhcp6.Reason // why nobody is answered, or Answered
 	queued bool         // whether more packets wait
-	wall   time.Time    // only if what is seen of clients is told
+	wall   time.Time    // zero unless what is seen of clients is told
 }
+
+// seen reports whether what is seen of clients is told.
+func (m *moment) seen() bool { return !m.wall.IsZero() }
 
 func (s *Server) moment() moment {
 	m := moment{at: s.clock(), record: s.index.current.Load()}
@@ -99,69 +109,114 @@ func (s *Server) moment() moment {
 func (w *worker) answer(packets []packet) {
 	m := w.server.moment()
 	m.queued = len(packets) >= batchSize
+	for len(packets) > 0 {
+		n := min(len(packets), batchSize)
+		w.batch(&m, packets[:n])
+		packets = packets[n:]
+	}
+}
+
+func (w *worker) batch(m *moment, packets []packet) {
+	for i := range packets {
+		w.locate(m, &packets[i], &w.queries[i])
+	}
+	w.touch(m, w.queries[:len(packets)])
 	// On a port of its own a server is asked only by who was told of it: what
 	// RFC 9915 section 7.2 says of ports does not bind such a relay, and the port
 	// that it sends from is the only one known of it.
 	standard := w.at.Port() == dhcp6.ServerPort
 	used := 0
 	for i := range packets {
-		p := &packets[i]
-		if len(w.replies) == batchSize || used+dhcp6.MaxPayload > len(w.out) {
+		p, q := &packets[i], &w.queries[i]
+		if used+dhcp6.MaxPayload > len(w.out) {
 			w.flush()
 			used = 0
 		}
-		payload, why := w.respond(w.out[used:used], &m, p)
-		if why != dhcp6.Answered {
-			w.tally.silences[why].Add(1)
-			w.server.logSilence(why, &w.query, p.source())
+		var payload []byte
+		if q.why == dhcp6.Answered {
+			payload, q.why = w.respond(w.out[used:used], m, q)
+		}
+		if q.why != dhcp6.Answered {
+			w.tally.silences[q.why].Add(1)
+			w.server.logSilence(q, p.source())
 			continue
 		}
 		used += len(payload)
-		w.tally.replies[w.query.Type].Add(1)
-		if w.query.client.Mismatch {
+		w.tally.replies[q.Type].Add(1)
+		if q.client.Mismatch {
 			w.tally.mismatches.Add(1)
 		}
-		if w.query.Effect == sixacre.Declines {
+		if q.Effect == sixacre.Declines {
 			w.tally.declines.Add(1)
 		}
 		r := reply{payload: payload, to: *p.from, from: replyFrom(p.to)}
 		if standard {
-			setPort(&r.to, w.query.ReplyPort(port(p.from)))
+			setPort(&r.to, q.ReplyPort(port(p.from)))
 		}
 		w.replies = append(w.replies, r)
 	}
 	w.flush()
 }
 
-// respond appends the answer to a packet to dst.
-func (w *worker) respond(dst []byte, m *moment, p *packet) ([]byte, dhcp6.Reason) {
-	q := &w.query
-	q.client = dhcp6.Client{}
-	if why := q.Parse(p.payload); why != dhcp6.Answered {
-		return nil, why
+// locate reads a packet and finds out whom it speaks for.
+func (w *worker) locate(m *moment, p *packet, q *query) {
+	q.client, q.bucket = dhcp6.Client{}, nil
+	if q.why = q.Parse(p.payload); q.why != dhcp6.Answered {
+		return
 	}
-	if m.silent != dhcp6.Answered {
-		return nil, m.silent
+	if q.why = m.silent; q.why != dhcp6.Answered {
+		return
 	}
-	var why dhcp6.Reason
-	if q.client, why = m.record.pods.Locate(&q.Query, netip.AddrFrom16(p.from.Addr)); why != dhcp6.Answered {
-		return nil, why
+	source := netip.AddrFrom16(p.from.Addr)
+	if q.client, q.why = m.record.pods.Locate(&q.Query, source); q.why != dhcp6.Answered {
+		return
 	}
-	k := key{m.record.numbers[q.client.N], q.client.MAC}
-	if !w.budget.relays.take(m.at, p.from.Addr, m.queued) {
-		return nil, dhcp6.NoisyRelay
+	q.key = key{m.record.numbers[q.client.N], q.client.MAC}
+	switch {
+	case !w.budget.relays.take(m.at, p.from.Addr, m.queued):
+		q.why = dhcp6.NoisyRelay
+		return
+	case !w.budget.clients.take(m.at, q.key):
+		q.why = dhcp6.NoisyClient
+		return
 	}
-	if !w.budget.clients.take(m.at, k) {
-		return nil, dhcp6.NoisyClient
-	}
-	nic, known := m.record.nics.get(k, &q.client.Pod.Pod, &q.found)
-	answer, why := dhcp6.Respond(dst, &q.Query, m.self, q.client.Pod, nic)
-	if why == dhcp6.Answered && known && !m.wall.IsZero() {
-		relay := p.from.Addr
+	q.hash = m.record.nics.hash(q.key)
+	if m.seen() {
+		q.relay = source
 		if n := len(q.Relays); n > 1 {
-			relay = q.Relays[n-2].Peer.As16()
+			q.relay = q.Relays[n-2].Peer
 		}
-		w.server.index.seen.note(q, k, netip.AddrFrom16(relay), m.wall)
+		q.sighting = w.server.index.seen.id(q.key, q.relay)
+	}
+}
+
+// touch reads a little of all that the batch is about to look up. With a million
+// of NICs each lookup waits for memory some times over; here they all wait at the
+// same time.
+func (w *worker) touch(m *moment, queries []query) {
+	for i := range queries {
+		if q := &queries[i]; q.why == dhcp6.Answered {
+			q.bucket = *m.record.nics.bucketOf(q.hash).Load()
+		}
+	}
+	slots := *w.server.index.seen.slots.Load()
+	for i := range queries {
+		q := &queries[i]
+		if len(q.bucket) > 0 {
+			w.touched += q.bucket[q.bucket.start(q.hash)].key
+		}
+		if m.seen() && q.why == dhcp6.Answered {
+			w.touched += slots[place(q.sighting, len(slots))].id.Load()
+		}
+	}
+}
+
+// respond appends the answer to a query to dst.
+func (w *worker) respond(dst []byte, m *moment, q *query) ([]byte, dhcp6.Reason) {
+	nic, known := q.bucket.get(q.hash, q.key, &q.client.Pod.Pod, &w.found)
+	answer, why := dhcp6.Respond(dst, &q.Query, m.self, q.client.Pod, nic)
+	if why == dhcp6.Answered && known && m.seen() {
+		w.server.index.seen.note(q, m.wall)
 	}
 	return answer, why
 }
