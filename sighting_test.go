@@ -162,3 +162,19 @@ func TestSightingRemembersTheReplacement(t *testing.T) {
 		t.Errorf("after a decline of the next address: %+v", s.Declined)
 	}
 }
+
+// What clients can make of a sighting is bounded: 60 of the largest are far less
+// than the 1.5 MiB that an etcd takes in one request.
+func TestLargestSighting(t *testing.T) {
+	at := day.Add(123 * time.Millisecond)
+	long := netip.MustParseAddr("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff")
+	s := Sighting{Pod: strings.Repeat("p", 63), MAC: MAC{6}, Time: at, Message: "information-request", DUID: make(DUID, 130), Bound: at, Released: at}
+	s.Declined = &Decline{Address: long, Time: at, Replaced: true}
+	for range MaxPaths {
+		s.Paths = append(s.Paths, Path{long, long, at})
+	}
+	b, err := json.Marshal(s)
+	if err != nil || len(b) > 2000 {
+		t.Errorf("%d octets, %v; want at most 2000", len(b), err)
+	}
+}
