@@ -81,6 +81,8 @@ type record struct {
 	nics map[string]sixacre.NIC // by pod and MAC
 
 	behind bool
+
+	directory *dhcp6.Pods // made of the above when first needed
 }
 
 func (r *record) guest(a netip.Addr) bool {
@@ -113,7 +115,7 @@ func play(t *testing.T, script string) string {
 			if err := pod.Validate(); err != nil {
 				t.Fatalf("line %d: %v", i+1, err)
 			}
-			r.pods = append(r.pods, pod)
+			r.pods, r.directory = append(r.pods, pod), nil
 		case "nic":
 			r.addNIC(t, strings.Fields(rest))
 		case "behind":
@@ -152,6 +154,7 @@ func (r *record) addNIC(t *testing.T, words []string) {
 	for _, pod := range r.pods {
 		if pod.Name == nic.Pod {
 			r.nics[nic.Pod+" "+nic.MAC.String()] = addr.Complete(pod, nic)
+			r.directory = nil
 			return
 		}
 	}
@@ -181,7 +184,10 @@ func (r *record) answer(q *dhcp6.Query, payload []byte, source netip.Addr) ([]by
 	if why := q.Parse(payload); why != dhcp6.Answered {
 		return nil, dhcp6.Client{}, why
 	}
-	client, why := dhcp6.NewPods(r.pods, r.guest).Locate(q, source)
+	if r.directory == nil {
+		r.directory = dhcp6.NewPods(r.pods, r.guest)
+	}
+	client, why := r.directory.Locate(q, source)
 	if why != dhcp6.Answered {
 		return nil, client, why
 	}
