@@ -149,16 +149,22 @@ func (c *cluster) deploy(name string, mac sixacre.MAC) (sixacre.Instance, error)
 	return c.Deploy(c.t.Context(), control.Deployment{Name: name, NICs: []control.NICDeployment{{NIC: sixacre.NIC{Pod: "pod1", MAC: mac}}}})
 }
 
-// renew asks to extend a lease on the prefix.
-func (r *replica) renew(mac sixacre.MAC, prefix netip.Prefix) *dhcpv6.Message {
+// serverID returns the DUID of all replicas.
+func (r *replica) serverID() dhcpv6.DUID {
 	r.cluster.t.Helper()
 	record, err := r.cluster.store.Get(r.cluster.t.Context(), sixacre.ServerIDKey)
 	r.cluster.must(err)
-	server, err := dhcpv6.DUIDFromBytes(record.Noun.(sixacre.ServerID).DUID)
+	id, err := dhcpv6.DUIDFromBytes(record.Noun.(sixacre.ServerID).DUID)
 	r.cluster.must(err)
+	return id
+}
+
+// renew asks to extend a lease on the prefix.
+func (r *replica) renew(mac sixacre.MAC, prefix netip.Prefix) *dhcpv6.Message {
+	r.cluster.t.Helper()
 	m, err := dhcpv6.NewMessage(
 		dhcpv6.WithClientID(&dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: mac[:]}),
-		dhcpv6.WithServerID(server),
+		dhcpv6.WithServerID(r.serverID()),
 		dhcpv6.WithIAPD([4]byte{0, 0, 0, 1}, &dhcpv6.OptIAPrefix{
 			Prefix: &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), 128)},
 		}))

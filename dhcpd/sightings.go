@@ -70,6 +70,7 @@ type glimpse struct {
 	effect      sixacre.Effect
 	mark        uint32
 	relay, peer netip.Addr
+	declined    netip.Addr
 	duidLength  uint8
 	duid        [130]byte
 }
@@ -127,8 +128,8 @@ func find(slots []slot, id uint64) *slot {
 	}
 }
 
-// note takes up that a query was answered.
-func (s *sightings) note(q *query, now time.Time) {
+// note takes up that a query of a NIC with that address was answered.
+func (s *sightings) note(q *query, address netip.Addr, now time.Time) {
 	if q.ClientID == nil {
 		return // an Information-request may come from anybody
 	}
@@ -163,6 +164,9 @@ func (s *sightings) note(q *query, now time.Time) {
 		relay: q.relay, peer: q.client.Peer, duidLength: uint8(len(q.ClientID)),
 	}
 	copy(g.duid[:], q.ClientID)
+	if q.Effect == sixacre.Declines {
+		g.declined = address
+	}
 	select {
 	case s.queue <- g:
 	default:
@@ -359,6 +363,6 @@ func (s *Server) Tell(ctx context.Context, tell func(context.Context, []sixacre.
 func (g *glimpse) glimpse() sixacre.Glimpse {
 	return sixacre.Glimpse{
 		Pod: g.podName, MAC: g.mac, Time: g.at.UTC(), Message: g.message.String(), Effect: g.effect,
-		DUID: slices.Clone(g.duid[:g.duidLength]), Relay: g.relay, Peer: g.peer,
+		DUID: slices.Clone(g.duid[:g.duidLength]), Relay: g.relay, Peer: g.peer, Declined: g.declined,
 	}
 }

@@ -216,7 +216,7 @@ func (w *worker) respond(dst []byte, m *moment, q *query) ([]byte, dhcp6.Reason)
 	nic, known := q.bucket.get(q.hash, q.key, &q.client.Pod.Pod, &w.found)
 	answer, why := dhcp6.Respond(dst, &q.Query, m.self, q.client.Pod, nic)
 	if why == dhcp6.Answered && known && m.seen() {
-		w.server.index.seen.note(q, m.wall)
+		w.server.index.seen.note(q, nic.Address, m.wall)
 	}
 	return answer, why
 }
