@@ -1,0 +1,305 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sixacre/sixacre/dhcp6"
+)
+
+// How the requests of a run arrive.
+var arrivals = []struct {
+	name string
+	load load
+}{
+	{"singly", load{relays: 1, train: 1}},
+	{"joined", load{relays: 1, train: maxTrain, joined: true}},
+	{"scattered", load{relays: maxRelays, train: 1}},
+	{"spread", load{relays: maxRelays, train: 16}},
+	{"unknown", load{relays: 1, train: 1, unknown: 100}},
+}
+
+func arriving(name string, kind dhcp6.MessageType) load {
+	for _, a := range arrivals {
+		if a.name == name {
+			a.load.kind = kind
+			return a.load
+		}
+	}
+	panic("bench: no arrival " + name)
+}
+
+const (
+	updateRate  = 10_000 // reservations changed per second, where some are
+	pacedRate   = 5_000  // requests per second of the latencies
+	floodShare  = 90     // percentage of unknown clients in a flood
+	pacedFor    = time.Second
+	updatesName = "updates"
+	floodName   = "flood"
+)
+
+// everything is a run of all figures. Each round measures everything once, so that
+// what else the machine does befalls all alike; ratios are taken within a round.
+type everything struct {
+	*bench
+	want    time.Duration // CPU time of a server per figure
+	servers map[string]*server
+	peers   []string
+	rates   map[string][]float64
+	// latencies by server or circumstance
+	p50, p99, p999 map[string][]float64
+	lost           map[string]int
+}
+
+func allCommand(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("bench all", flag.ExitOnError)
+	known := f.Int("reservations", maxClients, "how many clients every server knows")
+	rounds := f.Int("rounds", 7, "how often to measure everything")
+	quick := f.Bool("quick", false, "a quarter of the reservations, two short rounds: a minute, and rough")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	want := 300 * time.Millisecond
+	if *quick {
+		*known, *rounds, want = min(*known, maxClients/4), 2, 100*time.Millisecond
+	}
+	return on(ctx, *known, 7, func(b *bench) error {
+		e := &everything{
+			bench: b, want: want, servers: map[string]*server{}, rates: map[string][]float64{},
+			p50: map[string][]float64{}, p99: map[string][]float64{}, p999: map[string][]float64{}, lost: map[string]int{},
+		}
+		return e.run(ctx, *rounds)
+	})
+}
+
+func (e *everything) run(ctx context.Context, rounds int) error {
+	began := time.Now()
+	memory, err := e.launchAll(ctx)
+	defer func() {
+		for _, v := range e.servers {
+			v.stop()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	if memory.seen, err = e.acquaint(ctx); err != nil {
+		return err
+	}
+	for n := range rounds {
+		fmt.Fprintf(os.Stderr, "bench: round %d of %d after %s\n", n+1, rounds, time.Since(began).Round(time.Second))
+		if err := e.round(ctx); err != nil {
+			return err
+		}
+	}
+	e.report(os.Stdout, memory, rounds)
+	fmt.Fprintf(os.Stderr, "bench: done after %s\n", time.Since(began).Round(time.Second))
+	return nil
+}
+
+// memory is what sixacre takes, in octets, and how long it takes to load.
+type memory struct {
+	reservations, seen int
+	loaded             time.Duration
+	others             map[string]int
+}
+
+// launchAll starts every server. One that is not installed is left out.
+func (e *everything) launchAll(ctx context.Context) (memory, error) {
+	m := memory{others: map[string]int{}}
+	start := func(name string, cores ...int) error {
+		v, err := e.launch(name, cores...)
+		if err == nil {
+			e.servers[v.name] = v
+		}
+		return err
+	}
+	for _, name := range []string{"kea", "coredhcp"} {
+		if err := start(name, serverCore); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: without %s: %s\n", name, err)
+			continue
+		}
+		e.peers = append(e.peers, name)
+	}
+	for _, name := range []string{"library", "echo", "segments", "sixacre"} {
+		if err := start(name, serverCore); err != nil {
+			return m, err
+		}
+	}
+	e.peers = append(e.peers, "library")
+	if err := start("sixacre", serverCore, generatorCore); err != nil {
+		return m, err
+	}
+	for _, v := range e.servers {
+		began := time.Now()
+		if v.talks {
+			line, err := v.line()
+			if err != nil {
+				return m, fmt.Errorf("%s: %w", v.name, err)
+			}
+			if v.name == "sixacre" {
+				var milliseconds int
+				if _, err := fmt.Sscan(line, &m.reservations, &milliseconds); err != nil {
+					return m, err
+				}
+				m.loaded = time.Duration(milliseconds) * time.Millisecond
+			}
+		}
+		if err := v.ready(ctx, e.generator, loadTime); err != nil {
+			return m, err
+		}
+		fmt.Fprintf(os.Stderr, "bench: %s answers, %s after the last\n", v.name, time.Since(began).Round(time.Millisecond))
+		m.others[v.name] = residentOf(v.process.Pid)
+	}
+	return m, nil
+}
+
+// round measures everything once.
+func (e *everything) round(ctx context.Context) error {
+	for _, kind := range []dhcp6.MessageType{dhcp6.Solicit, dhcp6.Request} {
+		for _, arrival := range []string{"singly", "joined"} {
+			for _, name := range append([]string{"echo", "segments", "sixacre"}, e.peers...) {
+				if err := e.rate(ctx, name, arrival, kind); err != nil {
+					return err
+				}
+			}
+		}
+		for _, name := range []string{"echo", "sixacre"} {
+			if err := e.rate(ctx, name, "scattered", kind); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range []string{"sixacre", "sixacre2"} {
+		if err := e.rate(ctx, name, "spread", dhcp6.Request); err != nil {
+			return err
+		}
+	}
+	if err := e.rate(ctx, "sixacre", "unknown", dhcp6.Solicit); err != nil {
+		return err
+	}
+	for _, name := range append([]string{"echo", "sixacre"}, e.peers...) {
+		if err := e.latency(ctx, name, name, pacedRate, 0); err != nil {
+			return err
+		}
+	}
+	if err := e.latency(ctx, floodName, "sixacre", pacedRate*100/(100-floodShare), floodShare); err != nil {
+		return err
+	}
+	return e.updating(func() error {
+		if err := e.latency(ctx, updatesName, "sixacre", pacedRate, 0); err != nil {
+			return err
+		}
+		return e.rateAs(ctx, updatesName, "sixacre", "singly", dhcp6.Request)
+	})
+}
+
+// updating runs f while reservations change.
+func (e *everything) updating(f func() error) error {
+	v := e.servers["sixacre"]
+	if _, err := v.ask("update " + strconv.Itoa(updateRate)); err != nil {
+		return err
+	}
+	if err := f(); err != nil {
+		return err
+	}
+	_, err := v.ask("update 0")
+	return err
+}
+
+func rateKey(name, arrival string, kind dhcp6.MessageType) string {
+	return name + " " + arrival + " " + kind.String()
+}
+
+func (e *everything) rate(ctx context.Context, name, arrival string, kind dhcp6.MessageType) error {
+	return e.rateAs(ctx, name, name, arrival, kind)
+}
+
+// rateAs measures how many messages the server deals with per CPU-second and, for
+// the sake of those with two processors, per second.
+func (e *everything) rateAs(ctx context.Context, as, name, arrival string, kind dhcp6.MessageType) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	v := e.servers[name]
+	t, err := e.sender(arriving(arrival, kind), v.at).backlog(v, depth(name), e.want)
+	if err != nil {
+		return fmt.Errorf("%s, %s %s: %w", name, arrival, kind, err)
+	}
+	key := rateKey(as, arrival, kind)
+	e.rates[key] = append(e.rates[key], t.perCPUSecond())
+	e.rates[key+" wall"] = append(e.rates[key+" wall"], t.perSecond())
+	e.lost[as] += t.lost
+	return nil
+}
+
+// latency measures how long paced Requests take.
+func (e *everything) latency(ctx context.Context, as, name string, rate, unknown int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	l := arriving("singly", dhcp6.Request)
+	l.unknown = unknown
+	v := e.servers[name]
+	t, err := e.sender(l, v.at).paced(v, rate, pacedFor)
+	if err != nil {
+		return fmt.Errorf("%s, paced: %w", name, err)
+	}
+	micro := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+	e.p50[as] = append(e.p50[as], micro(t.P50))
+	e.p99[as] = append(e.p99[as], micro(t.P99))
+	e.p999[as] = append(e.p999[as], micro(t.P999))
+	e.lost[as] += t.lost
+	return nil
+}
+
+// acquaint has every client ask in the way that they will, so that none is new to
+// sixacre when it is measured, and returns how many octets its memory grows by
+// when it sees them for the first time. The load before that, which tells it
+// nothing, makes it use all its buffers.
+func (e *everything) acquaint(ctx context.Context) (grown int, err error) {
+	v := e.servers["sixacre"]
+	resident := func() int {
+		var line string
+		if err == nil {
+			line, err = v.ask("resident")
+		}
+		n, _ := strconv.Atoi(line)
+		return n
+	}
+	pass := func(v *server, arrival string, count int) {
+		s := e.sender(arriving(arrival, dhcp6.Request), v.at)
+		for asked := 0; asked < count && err == nil; asked += acquaintDepth {
+			if err = ctx.Err(); err == nil {
+				_, err = s.backlog(v, acquaintDepth, 1)
+			}
+		}
+	}
+	pass(v, "unknown", depth("sixacre"))
+	before := resident()
+	pass(v, "joined", e.known)
+	grown = resident() - before
+	pass(v, "scattered", e.known)
+	pass(v, "spread", e.known)
+	pass(e.servers["sixacre2"], "spread", e.known)
+	return grown, err
+}
+
+// acquaintDepth is how many clients may be new to sixacre at a time: it remembers
+// no more than it can tell the store of.
+const acquaintDepth = 1 << 11
+
+// residentOf is how many octets of a process are in memory.
+func residentOf(pid int) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0
+	}
+	pages, _ := strconv.Atoi(strings.Fields(string(b))[1])
+	return pages * os.Getpagesize()
+}
