@@ -34,6 +34,7 @@ type serverConfig struct {
 	API           string   `json:"api"`
 	APINames      []string `json:"api-name"`
 	DHCP6         []string `json:"dhcp6"`
+	Leasequery    bool     `json:"leasequery"`
 }
 
 func serverCommand() *cobra.Command {
@@ -48,6 +49,10 @@ DIR/` + api.SocketName + ` and over TLS on --api, and answer the DHCPv6 of the p
 
 The socket's file permission is the credential there; over TLS a token is ('sixacre
 token create', 'sixacre host create'). DIR/ca.crt is the CA of the TLS listener.
+
+With --leasequery, a pod's relay may ask at --dhcp6 what leases the pod's clients
+have, one client at a time over UDP (RFC 5007) or all of them over TCP (RFC 5460):
+so a router that lost its routes has them back at once.
 
 --config FILE is YAML with the names of the flags as keys; flags win over it.`,
 		Example: `  sixacre server --data /var/lib/sixacre --api '[2001:db8:ffff::53]:5460' --dhcp6 '[2001:db8:ffff::53]:547'`,
@@ -69,6 +74,7 @@ token create', 'sixacre host create'). DIR/ca.crt is the CA of the TLS listener.
 				"api":            func() { config.API = flags.API },
 				"api-name":       func() { config.APINames = flags.APINames },
 				"dhcp6":          func() { config.DHCP6 = flags.DHCP6 },
+				"leasequery":     func() { config.Leasequery = flags.Leasequery },
 			} {
 				if c.Flags().Changed(name) {
 					take()
@@ -103,6 +109,7 @@ token create', 'sixacre host create'). DIR/ca.crt is the CA of the TLS listener.
 	f.StringVar(&flags.API, "api", "[::1]:5460", "`address` of the TLS listener; none to have only the socket")
 	f.StringArrayVar(&flags.APINames, "api-name", nil, "a `name` by which clients call the TLS listener, besides its addresses")
 	f.StringArrayVar(&flags.DHCP6, "dhcp6", []string{"[::]:547"}, "`address` to answer relays on; none to answer nobody")
+	f.BoolVar(&flags.Leasequery, "leasequery", false, "tell a pod's relays, over UDP and TCP at --dhcp6, what leases its clients have")
 	return c
 }
 
@@ -206,6 +213,9 @@ func (config serverConfig) run(ctx context.Context) error {
 
 	group.Go(func() error { return dhcp.Tell(ctx, ctrl.Sight) })
 
+	if config.Leasequery {
+		dhcp.AnswerLeasequeries(metrics, ctrl, time.Now)
+	}
 	for _, at := range config.DHCP6 {
 		if at == "none" {
 			continue
@@ -219,6 +229,13 @@ func (config serverConfig) run(ctx context.Context) error {
 			return sixacre.Errorf(sixacre.Unavailable, "cannot answer DHCPv6 on %s: %s", at, err)
 		}
 		group.Go(func() error { return dhcp.Serve(ctx, socket) })
+		if config.Leasequery {
+			bulk, err := net.Listen("tcp6", socket.Addr().String())
+			if err != nil {
+				return sixacre.Errorf(sixacre.Unavailable, "cannot answer bulk leasequery on %s: %s", at, err)
+			}
+			group.Go(func() error { return dhcp.ServeBulk(ctx, bulk) })
+		}
 	}
 
 	socket := filepath.Join(config.Data, api.SocketName)
