@@ -59,19 +59,17 @@ func TestDeclinedAddressIsReplaced(t *testing.T) {
 	for _, r := range c.replicas {
 		exchange(r, dhcpv6.MessageTypeDecline, &dhcpv6.OptIAAddress{IPv6Addr: before.AsSlice()})
 	}
-	var after netip.Addr
 	wait(t, func() bool {
-		after = exchange(c.replicas[0], dhcpv6.MessageTypeSolicit)
-		return after != before
+		i, err = c.Instance(t.Context(), "i-1")
+		return err == nil && i.NICs[0].Address != before
 	})
+	if i.NICs[0].Declined != before {
+		t.Errorf("the record has %+v", i.NICs[0])
+	}
 	c.settle()
 	for _, r := range c.replicas {
-		if given := exchange(r, dhcpv6.MessageTypeSolicit); given != after {
-			t.Errorf("after: %s, want %s", given, after)
+		if given := exchange(r, dhcpv6.MessageTypeSolicit); given != i.NICs[0].Address {
+			t.Errorf("after: %s, want %s", given, i.NICs[0].Address)
 		}
-	}
-	i, err = c.Instance(t.Context(), "i-1")
-	if err != nil || i.NICs[0].Address != after || i.NICs[0].Declined != before {
-		t.Errorf("the record has %+v, %v", i.NICs[0], err)
 	}
 }
