@@ -99,7 +99,11 @@ func (q *Query) Parse(payload []byte) Reason {
 	case Advertise, Reply, Reconfigure, RelayReply, LeasequeryReply, LeasequeryDone, LeasequeryData:
 		return NotForServers
 	case Leasequery:
-		return RelayedLeasequery // one that is not relayed is for [LeaseLookup.Parse]
+		// Who answers them gives those that were not relayed to [LeaseLookup.Parse].
+		if len(q.Relays) == 0 {
+			return LeasequeryOff
+		}
+		return RelayedLeasequery
 	case Solicit, Request, Confirm, Renew, Rebind, Release, Decline, InformationRequest:
 	default:
 		return UnknownType
