@@ -66,7 +66,7 @@ func (b *relayBudget) take(now time.Duration, relay [16]byte, queued bool) bool 
 type clientBudget struct {
 	until time.Duration
 	seed  uint64
-	cells [1 << 18]uint8
+	cells [1 << 17]uint8
 }
 
 // take counts a client's message and reports whether it may be answered.
