@@ -54,12 +54,9 @@ func (l *Lab) checkPerfdhcp(ctx context.Context) (seen string, err error) {
 		"-e", "address-and-prefix", "-b", "mac="+loadMAC, "-R", strconv.Itoa(loadClients),
 		"-r", strconv.Itoa(perfdhcpRate), "-f", strconv.Itoa(perfdhcpRenews), "-F", strconv.Itoa(perfdhcpReleases),
 		"-n", strconv.Itoa(perfdhcpTotal), "-d", "5", "-W", "1000000", serverAddress.String())
-	if err != nil {
-		return "", fmt.Errorf("perfdhcp: %w", err)
-	}
-	report, err := readPerfdhcp(out)
-	if err != nil {
-		return "", err
+	report, unread := readPerfdhcp(out)
+	if unread != nil {
+		return "", errors.Join(unread, err)
 	}
 	var sent []string
 	for _, exchange := range report {
@@ -67,6 +64,9 @@ func (l *Lab) checkPerfdhcp(ctx context.Context) (seen string, err error) {
 			return "", fmt.Errorf("%s: %d sent, %d answered, %d faults", exchange.name, exchange.sent, exchange.answers, exchange.faults)
 		}
 		sent = append(sent, fmt.Sprintf("%s %d", exchange.name, exchange.sent))
+	}
+	if err != nil {
+		return "", fmt.Errorf("perfdhcp: %w", err)
 	}
 	return fmt.Sprintf("%d clients, %d exchanges/s: %s; all answered, no lease rejected", loadClients, perfdhcpRate, strings.Join(sent, ", ")), nil
 }
@@ -142,7 +142,7 @@ func readPerfdhcp(out string) ([]exchange, error) {
 		}
 	}
 	if len(all) != 4 {
-		return nil, fmt.Errorf("perfdhcp speaks of %d kinds of exchange, not of 4: %s", len(all), out)
+		return nil, fmt.Errorf("perfdhcp speaks of %d kinds of exchange, not of 4", len(all))
 	}
 	// It looks for the question to each Reply among its Requests, then its Renews,
 	// then its Releases, and counts an orphan at each that has it not.

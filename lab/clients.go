@@ -110,7 +110,7 @@ iface "eth0" { pd { } }
 for prefix in $PREFIX1 $PREFIX2 $PREFIX3; do
 	case $1 in
 	add | update) ip -6 addr replace "${prefix}1/64" dev vlan0 ;;
-	delete | expire) ip -6 addr del "${prefix}1/64" dev vlan0 ;;
+	delete) ip -6 addr del "${prefix}1/64" dev vlan0 ;;
 	esac
 done
 `},
