@@ -181,3 +181,12 @@ func (s *Server) logSilence(q *query, source netip.AddrPort) {
 	}
 	s.log.Warn("dhcp6: no answer", attrs...)
 }
+
+// notSent counts a reply that the kernel did not take and, now and then, logs it.
+func (s *Server) notSent(t *tally, r *reply, err error) {
+	t.sendErrors.Add(1)
+	if suppressed, ok := s.counts.errorLogs.take(); ok {
+		to := netip.AddrPortFrom(netip.AddrFrom16(r.to.Addr), port(&r.to))
+		s.log.Warn("dhcp6: reply not sent", "to", to, "error", err, "suppressed", suppressed)
+	}
+}

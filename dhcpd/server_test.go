@@ -343,7 +343,7 @@ func TestNothingIsAllocated(t *testing.T) {
 		t.Skipf("no IPv6 on loopback: %v", err)
 	}
 	defer sock.Close()
-	w := s.newWorker(sock.fds[0], sock.at)
+	w := s.newWorker(sock.fds[0], sock.at, nil)
 	from := unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: netip.IPv6Loopback().As16()}
 	setPort(&from, sock.at.Port())
 	packets := make([]packet, 3)

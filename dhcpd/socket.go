@@ -117,8 +117,10 @@ func (k *Socket) Close() {
 func (s *Server) Serve(ctx context.Context, k *Socket) error {
 	defer k.Close()
 	group, ctx := errgroup.WithContext(ctx)
+	inquiries := make(chan inquiry, maxInquiries)
+	group.Go(func() error { s.inquire(ctx, k.fds[0], inquiries); return nil })
 	for _, fd := range k.fds {
-		w := s.newWorker(fd, k.at)
+		w := s.newWorker(fd, k.at, inquiries)
 		group.Go(func() error { return w.serve(ctx) })
 	}
 	// Of a socket without a peer the kernel says that it is not connected, but it

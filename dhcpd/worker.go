@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/sixacre/sixacre"
@@ -25,22 +26,36 @@ type worker struct {
 	budget  budget
 	tally   *tally
 	touched uint64
+	// inquiries are leasequeries, which wait for a goroutine of their own: they ask
+	// the store.
+	inquiries chan<- inquiry
 }
+
+// inquiry is a LEASEQUERY that came in a datagram of its own.
+type inquiry struct {
+	query  []byte
+	source netip.AddrPort
+	reply  reply // what there is of it
+}
+
+// maxInquiries is how many leasequeries may wait at a socket.
+const maxInquiries = 64
 
 // outSize is room for the replies of a batch, in octets: all of them of a usual
 // size, or some of the largest.
 const outSize = 1 << 20
 
-func (s *Server) newWorker(fd int, at netip.AddrPort) *worker {
+func (s *Server) newWorker(fd int, at netip.AddrPort, inquiries chan<- inquiry) *worker {
 	return &worker{
-		server:  s,
-		at:      at,
-		in:      newReceiver(fd),
-		send:    sender{fd: fd},
-		packets: make([]packet, 0, batchSize),
-		replies: make([]reply, 0, batchSize),
-		out:     make([]byte, outSize),
-		tally:   s.counts.newTally(),
+		server:    s,
+		inquiries: inquiries,
+		at:        at,
+		in:        newReceiver(fd),
+		send:      sender{fd: fd},
+		packets:   make([]packet, 0, batchSize),
+		replies:   make([]reply, 0, batchSize),
+		out:       make([]byte, outSize),
+		tally:     s.counts.newTally(),
 	}
 }
 
@@ -58,7 +73,51 @@ func (w *worker) serve(ctx context.Context) error {
 		for i := range n {
 			w.packets = w.in.appendPackets(w.packets, i)
 		}
-		w.answer(w.packets)
+		w.answer(w.divert(w.packets))
+	}
+}
+
+// divert takes the leasequeries of relays out of the packets and has them wait
+// their turn.
+func (w *worker) divert(packets []packet) []packet {
+	record := w.server.index.current.Load()
+	if w.server.leasequery.leases == nil || record == nil {
+		return packets
+	}
+	return slices.DeleteFunc(packets, func(p packet) bool {
+		if len(p.payload) == 0 || dhcp6.MessageType(p.payload[0]) != dhcp6.Leasequery {
+			return false
+		}
+		l := inquiry{query: slices.Clone(p.payload), source: p.source(), reply: reply{to: *p.from, from: replyFrom(p.to)}}
+		why := dhcp6.UntrustedRelay
+		if record.pods.IsRelay(l.source.Addr()) {
+			why = dhcp6.NoisyRelay
+			select {
+			case w.inquiries <- l:
+				return true
+			default:
+			}
+		}
+		w.tally.silences[why].Add(1)
+		return true
+	})
+}
+
+// inquire answers leasequeries until the context ends.
+func (s *Server) inquire(ctx context.Context, fd int, inquiries <-chan inquiry) {
+	out := sender{fd: fd}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case l := <-inquiries:
+			if l.reply.payload = s.answerLeasequery(ctx, l.query, l.source); l.reply.payload == nil {
+				continue
+			}
+			if err := out.one(&l.reply); err != nil {
+				s.notSent(s.leasequery.tally, &l.reply, err)
+			}
+		}
 	}
 }
 
@@ -230,10 +289,4 @@ func (w *worker) flush() {
 	w.replies = w.replies[:0]
 }
 
-func (w *worker) failed(r *reply, err error) {
-	w.tally.sendErrors.Add(1)
-	if suppressed, ok := w.server.counts.errorLogs.take(); ok {
-		to := netip.AddrPortFrom(netip.AddrFrom16(r.to.Addr), port(&r.to))
-		w.server.log.Warn("dhcp6: reply not sent", "to", to, "error", err, "suppressed", suppressed)
-	}
-}
+func (w *worker) failed(r *reply, err error) { w.server.notSent(w.tally, r, err) }

@@ -37,7 +37,7 @@ func BenchmarkBatchOfAMillion(b *testing.B) {
 				id, _ := dhcpv6.DUIDFromBytes(serverID.DUID)
 				m.AddOption(dhcpv6.OptServerID(id))
 			}
-			w := s.newWorker(-1, netip.AddrPortFrom(relay, dhcp6.ServerPort))
+			w := s.newWorker(-1, netip.AddrPortFrom(relay, dhcp6.ServerPort), nil)
 			from := unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: relay.As16()}
 			packets := make([]packet, len(keys))
 			for i, k := range keys {
