@@ -104,6 +104,20 @@ func TestTooLong(t *testing.T) {
 	}
 }
 
+// The effect is that of the last answer, also where a query is asked again.
+func TestEffectOfTheLastAnswer(t *testing.T) {
+	payload, source := encode(t, []string{relayed, "request client=000401 server=us pd=1"})
+	r := fuzzRecord()
+	var q dhcp6.Query
+	_, client, why := r.answer(&q, payload, source.Addr())
+	if why != dhcp6.Answered || q.Effect != sixacre.Binds {
+		t.Fatal(why, q.Effect)
+	}
+	if _, why := dhcp6.Respond(nil, &q, dhcp6.Server{DUID: []byte("another")}, client.Pod, nil); why != dhcp6.OtherServer || q.Effect != sixacre.NoEffect {
+		t.Error(why, q.Effect)
+	}
+}
+
 func TestPodOfAnotherServer(t *testing.T) {
 	pod := fuzzRecord().pods[0]
 	pod.DHCP = sixacre.Kea
