@@ -6,6 +6,7 @@ import (
 	"errors"
 	"iter"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -188,8 +189,8 @@ func (l *leasequery) asker(source netip.Addr) (asker, dhcp6.Reason) {
 	return who, why
 }
 
-// scope returns the names of the pods that the query is about, or what its
-// requestor is told instead.
+// scope returns the names of the pods that the query is about, in order, or what
+// its requestor is told instead.
 func (w *asker) scope(q *dhcp6.LeaseLookup) ([]string, dhcp6.StatusCode, string) {
 	if q.Status != dhcp6.StatusSuccess {
 		return nil, q.Status, ""
@@ -207,6 +208,7 @@ func (w *asker) scope(q *dhcp6.LeaseLookup) ([]string, dhcp6.StatusCode, string)
 	for i, n := range places {
 		names[i] = w.record.pods.At(n).Name
 	}
+	slices.Sort(names)
 	return names, dhcp6.StatusSuccess, ""
 }
 
