@@ -4,7 +4,7 @@ PACKAGES = nftables iproute2 iputils-ping procps tcpdump \
 	wide-dhcpv6-client dhcpcd-base isc-dhcp-client dibbler-client systemd kea-admin
 
 # The servers that the benchmark measures beside ours.
-BENCH_PACKAGES = iproute2 kea-dhcp6-server coredhcp-server
+BENCH_PACKAGES = iproute2 ethtool kea-dhcp6-server coredhcp-server
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2

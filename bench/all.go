@@ -12,26 +12,19 @@ import (
 	"github.com/sixacre/sixacre/dhcp6"
 )
 
-// How the requests of a run arrive.
-var arrivals = []struct {
-	name string
-	load load
-}{
-	{"singly", load{relays: 1, train: 1}},
-	{"joined", load{relays: 1, train: maxTrain, joined: true}},
-	{"scattered", load{relays: maxRelays, train: 1}},
-	{"spread", load{relays: maxRelays, train: 16}},
-	{"unknown", load{relays: 1, train: 1, unknown: 100}},
+// arrivals are the ways in which the requests of a run come.
+var arrivals = map[string]load{
+	"singly":    {relays: 1, train: 1},
+	"joined":    {relays: 1, train: maxTrain, joined: true},
+	"scattered": {relays: maxRelays, train: 1},
+	"spread":    {relays: maxRelays, train: 16, leave: true},
+	"unknown":   {relays: 1, train: 1, unknown: 100},
 }
 
-func arriving(name string, kind dhcp6.MessageType) load {
-	for _, a := range arrivals {
-		if a.name == name {
-			a.load.kind = kind
-			return a.load
-		}
-	}
-	panic("bench: no arrival " + name)
+func arriving(how string, kind dhcp6.MessageType) load {
+	l := arrivals[how]
+	l.kind = kind
+	return l
 }
 
 const (
@@ -68,7 +61,7 @@ func allCommand(ctx context.Context, args []string) error {
 	if *quick {
 		*known, *rounds, want = min(*known, maxClients/4), 2, 100*time.Millisecond
 	}
-	return on(ctx, *known, 7, func(b *bench) error {
+	return on(ctx, *known, 8, func(b *bench) error {
 		e := &everything{
 			bench: b, want: want, servers: map[string]*server{}, rates: map[string][]float64{},
 			p50: map[string][]float64{}, p99: map[string][]float64{}, p999: map[string][]float64{}, lost: map[string]int{},
@@ -126,7 +119,7 @@ func (e *everything) launchAll(ctx context.Context) (memory, error) {
 		}
 		e.peers = append(e.peers, name)
 	}
-	for _, name := range []string{"library", "echo", "segments", "sixacre"} {
+	for _, name := range []string{"library", "echo", "segments", "trains", "sixacre"} {
 		if err := start(name, serverCore); err != nil {
 			return m, err
 		}
@@ -168,6 +161,9 @@ func (e *everything) round(ctx context.Context) error {
 					return err
 				}
 			}
+		}
+		if err := e.rate(ctx, "trains", "joined", kind); err != nil {
+			return err
 		}
 		for _, name := range []string{"echo", "sixacre"} {
 			if err := e.rate(ctx, name, "scattered", kind); err != nil {
@@ -227,7 +223,13 @@ func (e *everything) rateAs(ctx context.Context, as, name, arrival string, kind 
 		return err
 	}
 	v := e.servers[name]
-	t, err := e.sender(arriving(arrival, kind), v.at).backlog(v, depth(name), e.want)
+	s := e.sender(arriving(arrival, kind), v.at)
+	_, err := s.backlog(v, prelude, 1)
+	time.Sleep(settling)
+	var t tally
+	if err == nil {
+		t, err = s.backlog(v, depth(name), e.want)
+	}
 	if err != nil {
 		return fmt.Errorf("%s, %s %s: %w", name, arrival, kind, err)
 	}
@@ -251,9 +253,9 @@ func (e *everything) latency(ctx context.Context, as, name string, rate, unknown
 		return fmt.Errorf("%s, paced: %w", name, err)
 	}
 	micro := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
-	e.p50[as] = append(e.p50[as], micro(t.P50))
-	e.p99[as] = append(e.p99[as], micro(t.P99))
-	e.p999[as] = append(e.p999[as], micro(t.P999))
+	e.p50[as] = append(e.p50[as], micro(t.p50))
+	e.p99[as] = append(e.p99[as], micro(t.p99))
+	e.p999[as] = append(e.p999[as], micro(t.p999))
 	e.lost[as] += t.lost
 	return nil
 }

@@ -19,17 +19,21 @@ const echoBatch = 64
 // same octets. It is Go, but neither its scheduler nor its collector has anything
 // to do in it.
 //
-// With segments the answers of a batch are sorted by peer and length, whatever
+// In the mode segments the answers of a batch are sorted by peer and length, whatever
 // their order, and each such group is one message for the kernel to cut up
-// (UDP_SEGMENT).
-func echo(at netip.Addr, sizes map[int]int, segments bool) error {
+// (UDP_SEGMENT). In the mode trains the socket takes messages that the kernel has
+// joined (UDP_GRO) too, and what came as one goes back as one.
+func echo(at netip.Addr, sizes map[int]int, mode string) error {
 	fd, err := udpSocket(at)
 	if err != nil {
 		return err
 	}
-	in, _, peers := receiveBatch(echoBatch)
+	if mode == "trains" {
+		return echoTrains(fd, sizes)
+	}
+	in, _, peers := receiveBatch(echoBatch, bufferSize)
 	var g *groups
-	if segments {
+	if mode == "segments" {
 		g = newGroups()
 	}
 	for {
@@ -53,6 +57,56 @@ func echo(at netip.Addr, sizes map[int]int, segments bool) error {
 			out = g.of(in[:n], peers)
 		}
 		if err := sendAll(fd, out); err != nil {
+			return fmt.Errorf("echo: %w", err)
+		}
+	}
+}
+
+// echoTrains is the echo in the mode trains.
+func echoTrains(fd int, sizes map[int]int) error {
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1); err != nil {
+		return fmt.Errorf("echo: UDP_GRO: %w", err)
+	}
+	const room = 1 << 16
+	in, buffers, _ := receiveBatch(echoBatch, room)
+	out := make([]mmsghdr, echoBatch)
+	vectors := make([][maxTrain]unix.Iovec, echoBatch)
+	heard, said := make([][64]byte, echoBatch), make([][]byte, echoBatch)
+	for i := range in {
+		said[i] = segmentControl(nil, 0)
+	}
+	for {
+		for i := range in {
+			in[i].Namelen = unix.SizeofSockaddrInet6
+			in[i].Control = &heard[i][0]
+			in[i].SetControllen(len(heard[i]))
+		}
+		n, err := recvmmsg(fd, in, unix.MSG_WAITFORONE)
+		if err != nil {
+			return fmt.Errorf("echo: %w", err)
+		}
+		for i := range n {
+			length, whole := int(in[i].n), int(in[i].n)
+			if in[i].Controllen > 0 { // of what is joined: how long each message is
+				length = int(*(*int32)(unsafe.Pointer(&heard[i][unix.CmsgLen(0)])))
+			}
+			size, known := sizes[length]
+			if !known || whole > maxTrain*length {
+				return fmt.Errorf("echo: %d octets of messages of %d are not the generator's", whole, length)
+			}
+			pieces := vectors[i][:whole/length]
+			for k := range pieces {
+				pieces[k].Base = &buffers[i][k*length]
+				pieces[k].SetLen(size)
+			}
+			*(*uint16)(unsafe.Pointer(&said[i][unix.CmsgLen(0)])) = uint16(size)
+			out[i].Name, out[i].Namelen = in[i].Name, in[i].Namelen
+			out[i].Iov = &pieces[0]
+			out[i].SetIovlen(len(pieces))
+			out[i].Control = &said[i][0]
+			out[i].SetControllen(len(said[i]))
+		}
+		if err := sendAll(fd, out[:n]); err != nil {
 			return fmt.Errorf("echo: %w", err)
 		}
 	}

@@ -24,10 +24,13 @@ type load struct {
 	relays  int // how many it comes from
 	train   int // how many messages come from a relay before one from the next
 	unknown int // percentage from clients that nobody knows
-	// joined says that a train goes to the kernel as one message (UDP_SEGMENT). It
-	// costs the generator a third, but a server that has UDP_GRO set gets it as one
-	// too, as if a network card had joined it, which is worth a lot to it.
+	// joined says that a train goes to the kernel as one message (UDP_SEGMENT). That
+	// is cheap, but a server that has UDP_GRO set gets it as one too, as if a network
+	// card had joined it, which is worth a lot to it.
 	joined bool
+	// leave says that answers to queued requests are read only when the server is
+	// done: it may be on the generator's own processor too.
+	leave bool
 }
 
 // generator plays the relays. It is one thread and one socket.
@@ -57,18 +60,19 @@ func newGenerator(known int) (*generator, error) {
 		return nil, fmt.Errorf("the generator's receive buffer: %w", err)
 	}
 	g := &generator{fd: fd, crowd: newCrowd(known)}
-	g.received, g.buffers, g.peers = receiveBatch(batch)
+	g.received, g.buffers, g.peers = receiveBatch(batch, bufferSize)
 	return g, nil
 }
 
-// receiveBatch makes n messages with a buffer and room for a peer each.
-func receiveBatch(n int) ([]mmsghdr, [][]byte, []unix.RawSockaddrInet6) {
+// receiveBatch makes n messages with a buffer of that size and room for a peer
+// each.
+func receiveBatch(n, size int) ([]mmsghdr, [][]byte, []unix.RawSockaddrInet6) {
 	m, buffers, peers := make([]mmsghdr, n), make([][]byte, n), make([]unix.RawSockaddrInet6, n)
 	vectors := make([]unix.Iovec, n)
 	for i := range m {
-		buffers[i] = make([]byte, bufferSize)
+		buffers[i] = make([]byte, size)
 		vectors[i].Base = &buffers[i][0]
-		vectors[i].SetLen(bufferSize)
+		vectors[i].SetLen(size)
 		m[i].Iov = &vectors[i]
 		m[i].SetIovlen(1)
 		m[i].Name, m[i].Namelen = (*byte)(unsafe.Pointer(&peers[i])), unix.SizeofSockaddrInet6
@@ -87,7 +91,8 @@ type sender struct {
 	part     int      // messages in one
 	controls [][]byte // by relay
 	to       *unix.RawSockaddrInet6
-	turn     int // of the last client: it says which relay its messages come from, always
+	turn     int    // of the last client: it says which relay its messages come from, always
+	sent     uint32 // messages
 }
 
 func (g *generator) sender(l load, to netip.AddrPort) *sender {
@@ -147,13 +152,14 @@ func (s *sender) send(n int, now time.Duration) (known int, err error) {
 		m.SetControllen(len(control))
 		parts++
 	}
+	s.sent += uint32(n)
 	return known, sendAll(s.fd, s.parts[:parts])
 }
 
 // receive takes the answers that have come and has one of every so many judged.
 // The first that is wrong is returned as an error, of a server that errs only
-// counted. Those that took longer than
-// the ring holds are not told from others: no run comes near.
+// counted. Where all are judged, answers to an earlier sender are left out, and
+// now, if not nil, tells the time that each took.
 func (s *sender) receive(v *server, every int, now func() time.Duration) (n int, err error) {
 	for {
 		got, err := recvmmsg(s.fd, s.received, unix.MSG_DONTWAIT)
@@ -175,9 +181,13 @@ func (s *sender) receive(v *server, every int, now func() time.Duration) (n int,
 			if err != nil {
 				return n, err
 			}
+			if every == 1 && (s.transaction-transaction)%ringSize >= s.sent {
+				n--
+				continue
+			}
 			client := s.clients[transaction%ringSize]
 			if client == nobody {
-				return n, fmt.Errorf("an unknown client got an answer, or one client two: %x", answer)
+				return n, fmt.Errorf("an unknown client got an answer, or a client two: %x", answer)
 			}
 			if now != nil {
 				s.latencies = append(s.latencies, now()-s.asked[transaction%ringSize])
@@ -208,7 +218,7 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 
 // latency is what the questions of a paced run took.
 type latency struct {
-	P50, P99, P999  time.Duration
+	p50, p99, p999  time.Duration
 	sent, lost      int
 	generator, busy time.Duration // CPU time of the generator and of the server
 }
@@ -247,6 +257,6 @@ func (s *sender) paced(v *server, rate int, d time.Duration) (latency, error) {
 	}
 	l.lost, l.generator, l.busy = known-replies, ownCPU()-own, v.cpu()-busy
 	slices.Sort(s.latencies)
-	l.P50, l.P99, l.P999 = quantile(s.latencies, .5), quantile(s.latencies, .99), quantile(s.latencies, .999)
+	l.p50, l.p99, l.p999 = quantile(s.latencies, .5), quantile(s.latencies, .99), quantile(s.latencies, .999)
 	return l, nil
 }

@@ -31,6 +31,14 @@ const sample = 16
 // counts as lost.
 const patience = 2 * time.Second
 
+// prelude is how many messages go before those that count, and settling how long
+// a server then has: what it keeps of a moment ago, such as who sent how much in
+// the last tenth of a second, is of the measurement before.
+const (
+	prelude  = 64
+	settling = 150 * time.Millisecond
+)
+
 // backlog holds the server up, queues requests in its socket, lets it go, and
 // measures what it takes to deal with them: it never has to wait for the
 // generator, which sleeps meanwhile. It does so with depth requests at a time
@@ -38,72 +46,83 @@ const patience = 2 * time.Second
 func (s *sender) backlog(v *server, depth int, want time.Duration) (tally, error) {
 	var t tally
 	for t.cpu < want {
-		if err := v.hold(); err != nil {
-			return t, err
-		}
-		before, err := v.drops()
+		known, err := s.queue(v, depth)
 		if err != nil {
 			return t, err
-		}
-		known, sent := 0, 0
-		for sent < depth {
-			n := min(batch, depth-sent)
-			k, err := s.send(n, 0)
-			if err != nil {
-				return t, err
-			}
-			known, sent = known+k, sent+n
-		}
-		after, err := v.drops()
-		switch {
-		case err != nil:
-			return t, err
-		case after != before:
-			return t, fmt.Errorf("%s: %d of %d requests did not fit into its socket", v.name, after-before, depth)
 		}
 		cpu, start := v.cpu(), time.Now()
 		if err := v.release(); err != nil {
 			return t, err
 		}
-		replies, progress, last := 0, start, 0
-		for {
-			n, err := s.receive(v, sample, nil)
-			if err != nil {
-				return t, err
-			}
-			replies += n
-			if replies > last {
-				progress, last = time.Now(), replies
-			}
-			if replies >= known {
-				idle, err := v.idle()
-				if err != nil {
-					return t, err
-				}
-				if idle {
-					break
-				}
-			}
-			if time.Since(progress) > patience {
-				break
-			}
-			if err := unix.Nanosleep(&unix.Timespec{Nsec: int64(poll)}, nil); err != nil && err != unix.EINTR {
-				return t, err
-			}
+		replies, done, err := s.await(v, known)
+		if err != nil {
+			return t, err
 		}
-		if replies < known {
-			t.wall += progress.Sub(start)
-		} else {
-			t.wall += time.Since(start)
-		}
+		t.wall += done.Sub(start)
 		t.cpu += v.cpu() - cpu
-		t.handled += replies + sent - known
+		t.handled += replies + depth - known
 		t.lost += known - replies
-		if t.lost > 0 && replies == 0 {
+		if known > 0 && replies == 0 {
 			return t, fmt.Errorf("%s answers nothing", v.name)
 		}
 	}
 	return t, nil
+}
+
+// queue holds the server up and sends it n messages. It returns how many of them
+// it should answer.
+func (s *sender) queue(v *server, n int) (known int, err error) {
+	if err := v.hold(); err != nil {
+		return 0, err
+	}
+	before, err := v.drops()
+	for sent := 0; sent < n && err == nil; sent += batch {
+		var k int
+		k, err = s.send(min(batch, n-sent), 0)
+		known += k
+	}
+	if err != nil {
+		return 0, err
+	}
+	after, err := v.drops()
+	if after != before {
+		return 0, fmt.Errorf("%s: %d of %d requests did not fit into its socket", v.name, after-before, n)
+	}
+	return known, err
+}
+
+// await waits until the server has dealt with all that is queued, and returns
+// how many answers came and when the last did.
+func (s *sender) await(v *server, known int) (replies int, done time.Time, err error) {
+	done = time.Now()
+	arrived := uint32(0) // octets in the generator's socket
+	for {
+		if err := unix.Nanosleep(&unix.Timespec{Nsec: int64(poll)}, nil); err != nil && err != unix.EINTR {
+			return replies, done, err
+		}
+		idle, err := v.idle()
+		if err != nil {
+			return replies, done, err
+		}
+		waiting, _, err := memInfo(s.fd)
+		if err != nil {
+			return replies, done, err
+		}
+		if waiting != arrived || known == 0 {
+			done = time.Now()
+		}
+		if arrived == waiting && idle || !s.leave {
+			n, err := s.receive(v, sample, nil)
+			if err != nil {
+				return replies, done, err
+			}
+			replies, waiting = replies+n, 0
+		}
+		arrived = waiting
+		if idle && replies >= known || time.Since(done) > patience {
+			return replies, done, nil
+		}
+	}
 }
 
 // flat asks as fast as the generator and the server can for a while, with at

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 
@@ -17,6 +18,7 @@ import (
 var titles = map[string]string{
 	"echo":      "echo, recvmmsg/sendmmsg 64",
 	"segments":  "echo, recvmmsg + UDP_SEGMENT",
+	"trains":    "echo, UDP_GRO + UDP_SEGMENT",
 	"sixacre":   "**sixacre**",
 	"kea":       "Kea, memfile",
 	"coredhcp":  "CoreDHCP, file + prefix plugins",
@@ -70,6 +72,7 @@ func short(v float64) string {
 // report prints everything as Markdown.
 func (e *everything) report(w io.Writer, m memory, rounds int) {
 	fmt.Fprintf(w, "%s, Linux %s, %s; %d reservations in every server; %d rounds.\n", processor(), kernel(), runtime.Version(), e.known, rounds)
+	fmt.Fprintf(w, "veth: %s.\n", offloads())
 	fmt.Fprintf(w, "Medians, and the lowest and highest of the rounds.\n\n")
 	e.rateTable(w)
 	e.latencyTable(w)
@@ -108,7 +111,7 @@ func (e *everything) rateTable(w io.Writer) {
 	}
 	row(titles[updatesName], updatesName, "singly")
 	row("sixacre, unknown clients alone", "sixacre", "unknown")
-	for _, name := range append([]string{"echo", "segments", "sixacre"}, e.peers...) {
+	for _, name := range append([]string{"echo", "segments", "trains", "sixacre"}, e.peers...) {
 		row(titles[name]+"; requests arrive joined", name, "joined")
 	}
 	for _, name := range []string{"echo", "sixacre"} {
@@ -178,6 +181,23 @@ func processor() string {
 		}
 	}
 	return runtime.GOARCH
+}
+
+// offloads is what the kernel does for the generator's end of the veth pair, as
+// far as it matters here.
+func offloads() string {
+	out, err := exec.Command("ethtool", "-k", generatorDevice).Output()
+	if err != nil {
+		return "offloads unknown, for there is no ethtool"
+	}
+	var told []string
+	for line := range strings.SplitSeq(string(out), "\n") {
+		switch feature, value, _ := strings.Cut(strings.TrimSpace(line), ":"); feature {
+		case "generic-segmentation-offload", "generic-receive-offload", "tx-udp-segmentation", "rx-udp-gro-forwarding":
+			told = append(told, feature+strings.TrimSuffix(value, " [requested on]"))
+		}
+	}
+	return strings.Join(told, ", ")
 }
 
 func kernel() string {
