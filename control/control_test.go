@@ -384,7 +384,7 @@ func TestDeployManyNICs(t *testing.T) {
 		}
 		for _, kind := range []sixacre.Kind{sixacre.KindClaim, sixacre.KindSighting} {
 			if left, _, err := r.store.List(t.Context(), kind, ""); err != nil || len(left) != 0 {
-				t.Errorf("left over: %v, %v", left, err)
+				t.Errorf("%d %s are left over, %v", len(left), kind, err)
 			}
 		}
 		d.NICs = append(d.NICs, control.NICDeployment{NIC: sixacre.NIC{Pod: pod, MAC: sixacre.MAC{6, 0, 0, 0, 1, 0}}})

@@ -113,7 +113,7 @@ func TestSighting(t *testing.T) {
 			t.Fatal(err)
 		}
 		if left, _, err := r.store.List(t.Context(), sixacre.KindSighting, ""); err != nil || len(left) != 0 {
-			t.Errorf("left over: %v, %v", left, err)
+			t.Errorf("%d are left over, %v", len(left), err)
 		}
 	})
 }
@@ -138,6 +138,16 @@ func TestSightingAfterAClockThatRanAhead(t *testing.T) {
 	r.sight(r.glimpse("pod1", n.MAC, "request", effect(sixacre.Binds)))
 	if s := r.sighting("i-1"); !s.Bound.Equal(r.time) {
 		t.Errorf("bound again: %+v", s)
+	}
+	// What came first is still known of two times that lay ahead.
+	r.pass(year, 0)
+	r.sight(r.glimpse("pod1", n.MAC, "release", effect(sixacre.Releases)))
+	r.pass(time.Second, 0)
+	r.sight(r.glimpse("pod1", n.MAC, "request", effect(sixacre.Binds)))
+	r.pass(-year, 0)
+	r.sight(r.glimpse("pod1", n.MAC, "confirm"))
+	if s := r.sighting("i-1"); s.Bound.IsZero() || s.Bound.After(r.time) {
+		t.Errorf("released, then bound, by a clock that ran ahead: %+v", s)
 	}
 }
 
@@ -167,7 +177,7 @@ func TestSightingsOfTwoServers(t *testing.T) {
 			slices.Reverse(mine)
 		}
 		group.Go(func() {
-			for part := range slices.Chunk(mine, len(mine)/3+k) {
+			for part := range slices.Chunk(mine, len(mine)/(1+2*k)) {
 				if err := server.Sight(t.Context(), part); err != nil {
 					t.Error(err)
 				}
@@ -214,6 +224,13 @@ func TestDecline(t *testing.T) {
 		r.sight(r.glimpse("pod2", n.MAC, "decline", declines(n.Address)))
 		return nic()
 	}
+
+	// Only the NIC's own address can be declined.
+	r.sight(r.glimpse("pod2", first.MAC, "decline", declines(first.Address.Next())))
+	if n := nic(); n.Address != first.Address || n.Declined.IsValid() {
+		t.Fatalf("a decline of another's address made it %+v", n)
+	}
+	r.pass(time.Second, 0)
 
 	second := decline(first)
 	if second.Address == first.Address || !dhcpv6().LinkPrefix.Contains(second.Address) || second.Declined != first.Address {
@@ -273,7 +290,7 @@ func TestDecline(t *testing.T) {
 	}
 	for _, kind := range []sixacre.Kind{sixacre.KindClaim, sixacre.KindSighting} {
 		if left, _, err := r.store.List(ctx, kind, ""); err != nil || len(left) != 0 {
-			t.Errorf("left over: %v, %v", left, err)
+			t.Errorf("%d %s are left over, %v", len(left), kind, err)
 		}
 	}
 }
@@ -289,6 +306,12 @@ func TestDeclineInASLAACPod(t *testing.T) {
 	}
 	if i, err := r.Instance(t.Context(), "i-1"); err != nil || !reflect.DeepEqual(i.NICs[0], n) {
 		t.Errorf("the NIC was changed to %+v", i.NICs[0])
+	}
+	before := r.revision()
+	r.pass(time.Second, 0)
+	r.sight(r.glimpse("pod1", n.MAC, "decline", declines(n.Address)))
+	if r.revision() != before {
+		t.Error("the same one second later was written")
 	}
 }
 
