@@ -124,13 +124,19 @@ add rule bridge %[1]s forward ether saddr %[2]s udp dport %[3]d @th,64,8 %[4]d d
 	return err
 }
 
-// switchOn starts a guest with nothing left of an earlier life.
+// switchOn starts a guest with nothing left of an earlier life, also where the
+// check that started that was killed.
 func (l *Lab) switchOn(ctx context.Context, g guest) error {
+	if err := l.switchOff(ctx, g); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(l.guestDir(g)); err != nil {
 		return err
 	}
 	if !g.client.first {
-		if err := l.ip(ctx, g.name, "link set eth0 up\n"); err != nil {
+		// dhcpcd leaves a NIC behind that makes no link-local address when it
+		// comes up.
+		if err := l.ip(ctx, g.name, "link set eth0 addrgenmode eui64 up\n"); err != nil {
 			return err
 		}
 	}
@@ -141,11 +147,13 @@ func (l *Lab) switchOn(ctx context.Context, g guest) error {
 // interrupted.
 func (l *Lab) switchOff(ctx context.Context, g guest) error {
 	ctx = context.WithoutCancel(ctx)
+	name := clientProcess(g)
 	var killed error
-	if name := clientProcess(g); l.alive(name) {
+	// dhcpcd's helpers end with it when it is asked.
+	if l.alive(name) && l.end(name, unix.SIGTERM, 2*time.Second) != nil && l.alive(name) {
 		killed = l.end(name, unix.SIGKILL, 10*time.Second)
 	}
-	l.forget(clientProcess(g))
+	l.forget(name)
 	_, restored := l.exec(ctx, fabric, "nft", fmt.Sprintf("add table bridge %[1]s; delete table bridge %[1]s", g.name))
 	return errors.Join(killed, restored, l.ip(ctx, g.name, fmt.Sprintf("link set eth0 down\naddr flush dev %[1]s scope global\nroute flush dev %[1]s proto boot\n", inner)))
 }

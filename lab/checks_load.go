@@ -45,6 +45,9 @@ const (
 
 func (l *Lab) checkPerfdhcp(ctx context.Context) (seen string, err error) {
 	defer func() { err = errors.Join(err, l.removeLoad(context.WithoutCancel(ctx))) }()
+	if err := l.removeLoad(ctx); err != nil { // of a check that was killed
+		return "", err
+	}
 	if err := l.registerLoad(ctx); err != nil {
 		return "", err
 	}
@@ -88,6 +91,9 @@ func (l *Lab) registerLoad(ctx context.Context) error {
 
 // removeLoad removes what there is of it.
 func (l *Lab) removeLoad(ctx context.Context) error {
+	if _, err := l.sixacre(ctx, "pod", "get", loadPod); err != nil {
+		return nil
+	}
 	var all []instanceRecord
 	if err := l.query(ctx, &all, "instance", "list"); err != nil {
 		return err

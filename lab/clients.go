@@ -27,6 +27,9 @@ type client struct {
 	// leaves all of its network to it.
 	first bool
 	mute  bool // it ends without a Release
+	// deaf says that a signal which comes while it is at work is not heeded before
+	// its next timer, so that it must be sent again.
+	deaf bool
 	// release makes it give up its leases and end: a signal, or a command.
 	release     unix.Signal
 	releaseArgs []string
@@ -119,6 +122,7 @@ done
 mkdir -p /var/lib/dibbler
 mount --bind /run/dibbler /etc/dibbler`,
 		args:    []string{"dibbler-client", "run"},
+		deaf:    true,
 		release: unix.SIGTERM,
 	}
 
@@ -174,16 +178,25 @@ func clientProcess(g guest) string { return g.name + "-" + g.client.name }
 
 // releaseClient makes a guest's client release what it holds and end.
 func (l *Lab) releaseClient(ctx context.Context, g guest) error {
+	name := clientProcess(g)
+	if g.client.deaf {
+		return until(ctx, 10*time.Second, func() error {
+			if !l.alive(name) {
+				return nil
+			}
+			return l.end(name, g.client.release, 2*time.Second)
+		})
+	}
 	if g.client.releaseArgs == nil {
-		return l.end(clientProcess(g), g.client.release, 10*time.Second)
+		return l.end(name, g.client.release, 10*time.Second)
 	}
 	args := append([]string{"/bin/sh", "-ec", l.privateDirs(g) + `exec "$@"`, "sh"}, g.client.releaseArgs...)
 	if _, err := l.exec(ctx, g.name, args...); err != nil {
 		return fmt.Errorf("%s: %w", strings.Join(g.client.releaseArgs, " "), err)
 	}
 	return until(ctx, 10*time.Second, func() error {
-		if l.alive(clientProcess(g)) {
-			return fmt.Errorf("%s still runs after %s", clientProcess(g), strings.Join(g.client.releaseArgs, " "))
+		if l.alive(name) {
+			return fmt.Errorf("%s still runs after %s", name, strings.Join(g.client.releaseArgs, " "))
 		}
 		return nil
 	})
