@@ -80,7 +80,7 @@ func (o *Octets) UnmarshalText(b []byte) error {
 
 // Option is a DHCPv6 option that clients get as it is written here.
 type Option struct {
-	Code  uint16 `json:"code" required:"true" minimum:"1" doc:"Option code" example:"59"`
+	Code  uint16 `json:"code" required:"true" minimum:"1" maximum:"65535" doc:"Option code" example:"59"`
 	Value Octets `json:"value" doc:"The option's data, hexadecimal" example:"687474703a2f2f626f6f742f"`
 }
 

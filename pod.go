@@ -220,7 +220,7 @@ type Pod struct {
 	Domains           []string       `json:"domains,omitempty" doc:"DNS search list"`
 	NTP               []NTPServer    `json:"ntp,omitempty" doc:"NTP servers: IPv6 addresses, multicast ones too, or names (RFC 5908)"`
 	Options           []Option       `json:"options,omitempty" doc:"Further DHCPv6 options, for clients that ask for them"`
-	Preference        uint8          `json:"preference,omitempty" doc:"Server preference in Advertise: clients take an offer of 255 without waiting for others; 0 if not given" example:"255"`
+	Preference        uint8          `json:"preference,omitempty" maximum:"255" doc:"Server preference in Advertise: clients take an offer of 255 without waiting for others; 0 if not given" example:"255"`
 	UnknownClients    UnknownClients `json:"unknownClients,omitempty" enum:"ignore,refuse" doc:"What an unknown client is told; ignore if not given"`
 	DHCP              DHCPServer     `json:"dhcp,omitempty" enum:"builtin,kea" doc:"Who answers DHCPv6; builtin if not given"`
 }
