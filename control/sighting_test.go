@@ -226,7 +226,8 @@ func TestDecline(t *testing.T) {
 	}
 
 	// Only the NIC's own address can be declined.
-	r.sight(r.glimpse("pod2", first.MAC, "decline", declines(first.Address.Next())))
+	other := r.mustDeploy("i-9", "pod2", "06:00:00:00:00:09", address("2001:db8:100:2::43"))
+	r.sight(r.glimpse("pod2", first.MAC, "decline", declines(other.Address)))
 	if n := nic(); n.Address != first.Address || n.Declined.IsValid() {
 		t.Fatalf("a decline of another's address made it %+v", n)
 	}
@@ -283,7 +284,7 @@ func TestDecline(t *testing.T) {
 		_, err := r.deploy("i-2", "pod2", "06:00:00:00:00:02", address(first.Address.String()))
 		return err == nil
 	})
-	for _, name := range []string{"i-1", "i-2"} {
+	for _, name := range []string{"i-1", "i-2", "i-9"} {
 		if err := r.Retire(ctx, name); err != nil {
 			t.Fatal(err)
 		}
