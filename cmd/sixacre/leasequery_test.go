@@ -154,6 +154,26 @@ func TestRouterAsksForItsRoutes(t *testing.T) {
 	}
 	// What the client got reaches the store a moment after the client.
 	until("the router has its route back", func() bool { return routes() == "2001:db8:4000:10::/60 via fe80::400:ff:fe00:1\n" })
+
+	// For one address a datagram will do.
+	single := query
+	single.Type, single.Address = dhcp6.QueryByAddress, netip.MustParseAddr("2001:db8:4000:1f::1")
+	var a dhcp6.LeaseAnswer
+	if _, err := relaying.Write(single.Append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	_ = relaying.SetReadDeadline(deadline)
+	for a.Type != dhcp6.LeasequeryReply { // after answers to the client
+		n, err := relaying.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Parse(b[:n])
+	}
+	if a.Client == nil || len(a.Client.Prefixes) != 1 || a.Client.Prefixes[0].Prefix.String() != "2001:db8:4000:10::/60" || a.Client.Relay.Peer != link {
+		t.Errorf("%+v %+v", a, a.Client)
+	}
+
 	run("sixacre", "instance", "delete", "i-1")
 	until("the route is gone", func() bool { return routes() == "" })
 }
