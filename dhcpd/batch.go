@@ -143,6 +143,9 @@ type reply struct {
 // It says nothing of the interface, so that routing is free to answer through
 // another one, save for link-local addresses, which mean nothing without it.
 func replyFrom(to pktinfo) pktinfo {
+	if to == (pktinfo{}) {
+		return to
+	}
 	sentTo := netip.AddrFrom16([16]byte(to[:16]))
 	switch {
 	case sentTo.IsMulticast():

@@ -192,7 +192,7 @@ func (s *sightings) remember(g *glimpse) {
 	slots := *s.slots.Load()
 	at := find(slots, g.id)
 	if at == nil {
-		if 4*(s.used+1) > 3*len(slots) {
+		if 3*(s.used+1) > 2*len(slots) {
 			slots = s.grow(slots)
 		}
 		at = vacant(slots, g.id)
@@ -223,7 +223,7 @@ func vacant(slots []slot, id uint64) *slot {
 	return &slots[i]
 }
 
-// grow makes room for half as many more. A time that is written to the old slots
+// grow makes room for a third more. A time that is written to the old slots
 // meanwhile is lost.
 func (s *sightings) grow(old []slot) []slot {
 	slots := make([]slot, 2*(s.used-s.gone)+64)
