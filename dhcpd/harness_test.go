@@ -93,10 +93,22 @@ func (l *logs) count(s string) int {
 	return strings.Count(l.buf.String(), s)
 }
 
-func start(t *testing.T, listen string) *server {
-	t.Helper()
+func newServer() *server {
 	s := &server{reg: prometheus.NewRegistry(), logs: &logs{}}
 	s.Server = New(slog.New(slog.NewTextHandler(s.logs, nil)), s.reg, func() time.Duration { return time.Duration(s.now.Load()) })
+	return s
+}
+
+func start(t *testing.T, listen string) *server {
+	t.Helper()
+	s := newServer()
+	s.serve(t, listen)
+	return s
+}
+
+// serve serves until the test ends.
+func (s *server) serve(t *testing.T, listen string) {
+	t.Helper()
 	sock, err := Listen(netip.MustParseAddrPort(listen))
 	if err != nil {
 		t.Skipf("no IPv6 on loopback: %v", err)
@@ -114,7 +126,6 @@ func start(t *testing.T, listen string) *server {
 			t.Logf("the server's log:\n%s", &s.logs.buf)
 		}
 	})
-	return s
 }
 
 // count returns the value of a counter or gauge.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -15,8 +14,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sixacre/sixacre"
 	"github.com/sixacre/sixacre/addr"
@@ -94,8 +91,7 @@ func ask(t *testing.T, seen *seenClients, nouns ...sixacre.Noun) *asked {
 	slices.SortFunc(seen.clients, func(a, b sixacre.Sighting) int {
 		return cmp.Or(cmp.Compare(a.Pod, b.Pod), slices.Compare(a.MAC[:], b.MAC[:]))
 	})
-	s := &server{reg: prometheus.NewRegistry(), logs: &logs{}}
-	s.Server = New(slog.New(slog.NewTextHandler(s.logs, nil)), s.reg, func() time.Duration { return time.Duration(s.now.Load()) })
+	s := newServer()
 	s.AnswerLeasequeries(s.reg, seen, func() time.Time { return noon })
 	s.Apply(true, put(append(nouns, serverID)...), 1)
 	s.Confirm(0, 1)
@@ -308,11 +304,51 @@ func TestLeasequeryIsForRelays(t *testing.T) {
 	silent(a, netip.IPv6Loopback(), "stale")
 
 	// Off by default.
-	b := &asked{&server{reg: prometheus.NewRegistry()}, nil}
-	b.Server = New(slog.New(slog.DiscardHandler), b.reg, Uptime)
+	b := &asked{newServer(), nil}
 	b.Apply(true, put(pod1, serverID), 1)
-	b.Confirm(Uptime(), 1)
+	b.Confirm(0, 1)
 	silent(b, netip.IPv6Loopback(), "leasequery-off")
+}
+
+// A leasequery is answered to where it came from, whichever port that is, and
+// clients between leasequeries are answered as ever. One that somebody relayed is
+// dropped.
+func TestLeasequeryAtTheSocket(t *testing.T) {
+	a := ask(t, &seenClients{clients: []sixacre.Sighting{bound("pod1", mac1, time.Hour)}}, pod1, instance("i-1", mac1, "2001:db8:4000:10::/60"))
+	a.serve(t, "[::1]:0")
+	r := newRelay(t, a.at)
+	query := lookup(byAddress("2001:db8:100:1:400:ff:fe00:1"))
+	for range 3 {
+		if _, err := r.conn.Write(query); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 1<<16)
+		_ = r.conn.SetReadDeadline(time.Now().Add(patience))
+		n, err := r.conn.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var reply dhcp6.LeaseAnswer
+		if why := reply.Parse(b[:n]); why != dhcp6.Answered || reply.Client == nil {
+			t.Fatalf("%s %+v", why, reply)
+		}
+		if got := r.ask(mac1); !slices.Equal(got, []string{"2001:db8:4000:10::/60"}) {
+			t.Errorf("got %v", got)
+		}
+	}
+	relayed := dhcp6.AppendRelay(nil, dhcp6.RelayForward, 0, netip.MustParseAddr("2001:db8:100:1::1"), netip.MustParseAddr("fe80::1"))
+	if _, err := r.conn.Write(dhcp6.AppendOption(relayed, dhcp6.OptionRelayMessage, query)); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, func() bool { return a.count(t, "sixacre_dhcp6_silences_total", "relayed-leasequery") == 1 })
+
+	off := start(t, "[::1]:0")
+	off.Apply(true, put(pod1, serverID, instance("i-1", mac1)), 1)
+	off.Confirm(0, 1)
+	if _, err := newRelay(t, off.at).conn.Write(query); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, func() bool { return off.count(t, "sixacre_dhcp6_silences_total", "leasequery-off") == 1 })
 }
 
 // line is a requestor's connection.
