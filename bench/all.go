@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"time"
@@ -31,7 +33,7 @@ const (
 	updateRate  = 10_000 // reservations changed per second, where some are
 	pacedRate   = 5_000  // requests per second of the latencies
 	floodShare  = 90     // percentage of unknown clients in a flood
-	pacedFor    = time.Second
+	pacedFor    = 2 * time.Second
 	updatesName = "updates"
 	floodName   = "flood"
 )
@@ -42,11 +44,12 @@ type everything struct {
 	*bench
 	want    time.Duration // CPU time of a server per figure
 	servers map[string]*server
-	peers   []string
-	rates   map[string][]float64
-	// latencies by server or circumstance
-	p50, p99, p999 map[string][]float64
-	lost           map[string]int
+	peers   []string // those that are installed
+
+	// What was measured, a figure a round.
+	rates          map[string][]float64 // by rateKey
+	p50, p99, p999 map[string][]float64 // in microseconds, by server or circumstance
+	lost           map[string]int       // answers, likewise
 }
 
 func allCommand(ctx context.Context, args []string) error {
@@ -95,59 +98,63 @@ func (e *everything) run(ctx context.Context, rounds int) error {
 	return nil
 }
 
-// memory is what sixacre takes, in octets, and how long it takes to load.
+// memory is what the servers take, in octets.
 type memory struct {
-	reservations, seen int
-	loaded             time.Duration
-	others             map[string]int
+	reservations int            // sixacre, for its reservations
+	loaded       time.Duration  // and how long it takes to take them up
+	seen         int            // and for what it has seen of clients
+	others       map[string]int // all of each peer, by name
 }
 
-// launchAll starts every server. One that is not installed is left out.
+// launchAll starts every server, one after the other. Those that are not installed
+// are left out.
 func (e *everything) launchAll(ctx context.Context) (memory, error) {
 	m := memory{others: map[string]int{}}
-	start := func(name string, cores ...int) error {
-		v, err := e.launch(name, cores...)
-		if err == nil {
-			e.servers[v.name] = v
-		}
-		return err
-	}
-	for _, name := range []string{"kea", "coredhcp"} {
-		if err := start(name, serverCore); err != nil {
-			fmt.Fprintf(os.Stderr, "bench: without %s: %s\n", name, err)
+	for _, s := range []struct {
+		name  string
+		cores []int
+	}{
+		{"sixacre", []int{serverCore}},
+		{"sixacre", []int{serverCore, generatorCore}},
+		{"echo", []int{serverCore}},
+		{"segments", []int{serverCore}},
+		{"trains", []int{serverCore}},
+		{"kea", []int{serverCore}},
+		{"coredhcp", []int{serverCore}},
+		{"library", []int{serverCore}},
+	} {
+		began := time.Now()
+		v, err := e.launch(s.name, s.cores...)
+		if errors.Is(err, exec.ErrNotFound) {
+			fmt.Fprintf(os.Stderr, "bench: without %s\n", err)
 			continue
 		}
-		e.peers = append(e.peers, name)
-	}
-	for _, name := range []string{"library", "echo", "segments", "trains", "sixacre"} {
-		if err := start(name, serverCore); err != nil {
+		if err != nil {
 			return m, err
 		}
-	}
-	e.peers = append(e.peers, "library")
-	if err := start("sixacre", serverCore, generatorCore); err != nil {
-		return m, err
-	}
-	for _, v := range e.servers {
-		began := time.Now()
+		e.servers[v.name] = v
 		if v.talks {
 			line, err := v.line()
 			if err != nil {
 				return m, fmt.Errorf("%s: %w", v.name, err)
 			}
+			var octets, milliseconds int
+			if _, err := fmt.Sscan(line, &octets, &milliseconds); err != nil {
+				return m, fmt.Errorf("%s said %q: %w", v.name, line, err)
+			}
 			if v.name == "sixacre" {
-				var milliseconds int
-				if _, err := fmt.Sscan(line, &m.reservations, &milliseconds); err != nil {
-					return m, err
-				}
-				m.loaded = time.Duration(milliseconds) * time.Millisecond
+				m.reservations, m.loaded = octets, time.Duration(milliseconds)*time.Millisecond
 			}
 		}
 		if err := v.ready(ctx, e.generator, loadTime); err != nil {
 			return m, err
 		}
-		fmt.Fprintf(os.Stderr, "bench: %s answers, %s after the last\n", v.name, time.Since(began).Round(time.Millisecond))
-		m.others[v.name] = residentOf(v.process.Pid)
+		switch s.name {
+		case "kea", "coredhcp", "library":
+			e.peers = append(e.peers, s.name)
+			m.others[s.name] = residentOf(v.process.Pid)
+		}
+		fmt.Fprintf(os.Stderr, "bench: %s answers after %s\n", v.name, time.Since(began).Round(time.Millisecond))
 	}
 	return m, nil
 }
@@ -260,41 +267,33 @@ func (e *everything) latency(ctx context.Context, as, name string, rate, unknown
 	return nil
 }
 
-// acquaint has every client ask in the way that they will, so that none is new to
-// sixacre when it is measured, and returns how many octets its memory grows by
+// acquaint has every client ask sixacre in the ways that they will, so that none
+// is new to it when it is measured, and returns how many octets its memory grows by
 // when it sees them for the first time. The load before that, which tells it
 // nothing, makes it use all its buffers.
 func (e *everything) acquaint(ctx context.Context) (grown int, err error) {
-	v := e.servers["sixacre"]
-	resident := func() int {
-		var line string
-		if err == nil {
-			line, err = v.ask("resident")
-		}
-		n, _ := strconv.Atoi(line)
-		return n
+	one, two := e.servers["sixacre"], e.servers["sixacre2"]
+	if _, err := e.sender(arriving("unknown", dhcp6.Request), one.at).backlog(one, depth("sixacre"), 1); err != nil {
+		return 0, err
 	}
-	pass := func(v *server, arrival string, count int) {
-		s := e.sender(arriving(arrival, dhcp6.Request), v.at)
-		for asked := 0; asked < count && err == nil; asked += acquaintDepth {
-			if err = ctx.Err(); err == nil {
-				_, err = s.backlog(v, acquaintDepth, 1)
-			}
+	before, err := one.resident()
+	if err != nil {
+		return 0, err
+	}
+	if err := e.introduce(ctx, one, arriving("joined", dhcp6.Request)); err != nil {
+		return 0, err
+	}
+	after, err := one.resident()
+	if err != nil {
+		return 0, err
+	}
+	for _, how := range []string{"scattered", "spread"} {
+		if err := e.introduce(ctx, one, arriving(how, dhcp6.Request)); err != nil {
+			return 0, err
 		}
 	}
-	pass(v, "unknown", depth("sixacre"))
-	before := resident()
-	pass(v, "joined", e.known)
-	grown = resident() - before
-	pass(v, "scattered", e.known)
-	pass(v, "spread", e.known)
-	pass(e.servers["sixacre2"], "spread", e.known)
-	return grown, err
+	return after - before, e.introduce(ctx, two, arriving("spread", dhcp6.Request))
 }
-
-// acquaintDepth is how many clients may be new to sixacre at a time: it remembers
-// no more than it can tell the store of.
-const acquaintDepth = 1 << 11
 
 // residentOf is how many octets of a process are in memory.
 func residentOf(pid int) int {

@@ -30,6 +30,7 @@ func loadCommand(ctx context.Context, args []string) error {
 	rate := f.Int("rate", 0, "messages per second; flat out if not given")
 	queued := f.Int("queued", 0, "hold the server up, queue so many messages, and let it go, instead of asking it as it runs")
 	updates := f.Int("updates", 0, "change so many reservations per second meanwhile (sixacre alone)")
+	first := f.Bool("first", false, "measure what the first sight of each client costs too (sixacre alone); else each has asked before")
 	d := f.Duration("for", 2*time.Second, "how long; with -queued, CPU time of the server")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -66,6 +67,11 @@ func loadCommand(ctx context.Context, args []string) error {
 		}
 		if err := v.ready(ctx, b.generator, loadTime); err != nil {
 			return err
+		}
+		if v.talks && !*first {
+			if err := b.introduce(ctx, v, l); err != nil {
+				return err
+			}
 		}
 		if *updates > 0 {
 			if _, err := v.ask(fmt.Sprintf("update %d", *updates)); err != nil {

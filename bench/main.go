@@ -30,16 +30,21 @@ bench load -server sixacre|echo|segments|trains|library|coredhcp|kea [flags]
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := errors.New(usage)
-	if len(os.Args) > 1 {
-		switch name, args := os.Args[1], os.Args[2:]; name {
-		case "all":
-			err = allCommand(ctx, args)
-		case "load":
-			err = loadCommand(ctx, args)
-		case "serve", "library", "echo", "segments", "trains": // what the two above start
-			err = child(name, args)
-		}
+	name, args := "", os.Args[1:]
+	if len(args) > 0 {
+		name, args = args[0], args[1:]
+	}
+	var err error
+	switch name {
+	case "all":
+		err = allCommand(ctx, args)
+	case "load":
+		err = loadCommand(ctx, args)
+	case "serve", "library", "echo", "segments", "trains": // what the two above start
+		err = child(name, args)
+	default:
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
 	}
 	stop()
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -67,6 +68,25 @@ func (s *sender) backlog(v *server, depth int, want time.Duration) (tally, error
 		}
 	}
 	return t, nil
+}
+
+// newcomers is how many clients may be new to sixacre at a time: it remembers no
+// more than it can tell the store of.
+const newcomers = 1 << 11
+
+// introduce has every known client ask once, by the relay that the load gives it.
+func (b *bench) introduce(ctx context.Context, v *server, l load) error {
+	l.joined, l.unknown = l.train > 1, 0
+	s := b.sender(l, v.at)
+	for range (b.known + newcomers - 1) / newcomers {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := s.backlog(v, newcomers, 1); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // queue holds the server up and sends it n messages. It returns how many of them

@@ -191,18 +191,22 @@ func (v *server) drops() (sum uint32, err error) {
 	return sum, nil
 }
 
-// say sends the server a line and ask returns the line that it answers with;
-// only sixacre's listens.
-func (v *server) say(line string) error {
-	_, err := fmt.Fprintln(v.stdin, line)
-	return err
-}
-
+// ask sends the server a line and returns the one that it answers with; only
+// sixacre's listens.
 func (v *server) ask(line string) (string, error) {
-	if err := v.say(line); err != nil {
+	if _, err := fmt.Fprintln(v.stdin, line); err != nil {
 		return "", err
 	}
 	return v.line()
+}
+
+// resident asks sixacre's how many octets of it are in memory.
+func (v *server) resident() (int, error) {
+	line, err := v.ask("resident")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(line)
 }
 
 func (v *server) line() (string, error) {
