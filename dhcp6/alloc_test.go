@@ -1,6 +1,8 @@
 package dhcp6_test
 
 import (
+	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/sixacre/sixacre"
@@ -11,8 +13,12 @@ import (
 // hot returns what is done for each packet: parse, locate and respond.
 func hot(t testing.TB, lines ...string) func() dhcp6.Reason {
 	t.Helper()
+	return hotAmong(t, fuzzRecord(), lines...)
+}
+
+func hotAmong(t testing.TB, r *record, lines ...string) func() dhcp6.Reason {
+	t.Helper()
 	payload, source := encode(&testing.T{}, lines)
-	r := fuzzRecord()
 	pods := dhcp6.NewPods(r.pods, r.guest)
 	stored := r.nics["pod1 06:00:00:00:00:02"]
 	var scratch sixacre.NIC
@@ -81,5 +87,23 @@ func BenchmarkRespond(b *testing.B) {
 				ask()
 			}
 		})
+	}
+}
+
+// What a packet costs does not grow with the number of pods behind its relay.
+func BenchmarkAmongManyPods(b *testing.B) {
+	r := fuzzRecord()
+	for i := range 1000 {
+		pod := r.pods[0]
+		pod.Name, pod.LinkPrefix = fmt.Sprint("pod", 100+i), netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0x02, 0, byte(i >> 8), byte(i)}), 64)
+		pod.InterfaceIDs = []string{fmt.Sprint("vlan", 100+i)}
+		r.pods = append(r.pods, pod)
+	}
+	ask := hotAmong(b, r, relayed, "solicit client=00030001060000000002 oro=23,24 na=1 pd=1")
+	b.ReportAllocs()
+	for b.Loop() {
+		if why := ask(); why != dhcp6.Answered {
+			b.Fatal(why)
+		}
 	}
 }

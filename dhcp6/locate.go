@@ -15,22 +15,33 @@ import (
 type Pods struct {
 	pods   []*Pod
 	relays map[[16]byte]speaker // by address
+	links  map[uint64][]int     // the pods, by their place, on the link whose addresses begin so
+	names  map[string][]int     // the pods of an interface-id
 }
 
 type speaker struct {
-	pods  []int // of which it is a relay, by their place
+	pods  []int // of which it is a relay, by their place, in order
 	guest bool  // its address is one that a guest can send from
+}
+
+func (s speaker) speaksFor(pod int) bool {
+	_, does := slices.BinarySearch(s.pods, pod)
+	return does
 }
 
 // NewPods makes the directory of all pods. Pods that another DHCPv6 server
 // answers are left out. guest reports whether an address is that of a NIC: such
 // an address is never a relay, nor is one inside a pool, whatever a pod says.
 func NewPods(pods []sixacre.Pod, guest func(netip.Addr) bool) *Pods {
-	p := &Pods{relays: map[[16]byte]speaker{}}
+	p := &Pods{relays: map[[16]byte]speaker{}, links: map[uint64][]int{}, names: map[string][]int{}}
 	for i, pod := range pods {
 		p.pods = append(p.pods, NewPod(pod))
 		if pod.DHCP == sixacre.Kea {
 			continue
+		}
+		p.links[p.pods[i].link] = append(p.links[p.pods[i].link], i)
+		for _, id := range pod.InterfaceIDs {
+			p.names[id] = append(p.names[id], i)
 		}
 		for _, a := range pod.Relays {
 			s, known := p.relays[a.As16()]
@@ -39,7 +50,7 @@ func NewPods(pods []sixacre.Pod, guest func(netip.Addr) bool) *Pods {
 					return slices.ContainsFunc(pod.Pools, func(pool sixacre.Pool) bool { return pool.Prefix.Contains(a) })
 				})
 			}
-			if !slices.Contains(s.pods, i) {
+			if !s.speaksFor(i) {
 				s.pods = append(s.pods, i)
 			}
 			p.relays[a.As16()] = s
@@ -101,73 +112,57 @@ func (p *Pods) Locate(q *Query, source netip.Addr) (client Client, why Reason) {
 	case outermost.guest:
 		return Client{}, GuestAsRelay
 	}
-	relay := &q.Relays[len(q.Relays)-1]
-	client.Link, client.Peer = relay.Link, relay.Peer
-	refused, vouched, contrary := UntrustedRelay, false, false
-	for _, n := range outermost.pods {
-		if why := p.vouched(q, n); why != Answered {
-			refused = why
-			continue
+	for i := range q.Relays[1:] {
+		switch sender, known := p.relays[q.Relays[i].Peer.As16()]; {
+		case !known:
+			return Client{}, ForgedRelay
+		case sender.guest:
+			return Client{}, GuestAsRelay
 		}
-		vouched = true
-		pod := p.pods[n]
-		if !fits(pod, relay) {
-			contrary = contrary || names(pod, relay)
+	}
+	relay := &q.Relays[len(q.Relays)-1]
+	named := p.names[string(relay.InterfaceID)]
+	seen := named
+	if !relay.Link.IsUnspecified() {
+		seen = p.links[firstHalf(relay.Link)]
+	}
+	for _, n := range seen {
+		if !p.vouched(q, outermost, n) {
 			continue
 		}
 		if client.Pod != nil {
 			return Client{}, AmbiguousPod
 		}
-		client.Pod, client.N = pod, n
+		client.Pod, client.N = p.pods[n], n
 	}
-	switch {
-	case !vouched:
-		return Client{}, refused
-	case client.Pod == nil:
+	if client.Pod == nil {
+		if !slices.ContainsFunc(outermost.pods, func(n int) bool { return p.vouched(q, outermost, n) }) {
+			return Client{}, ForgedRelay
+		}
 		return Client{}, UnknownLink
-	case contrary && !names(client.Pod, relay):
+	}
+	if len(named) > 0 && !slices.Contains(named, client.N) &&
+		slices.ContainsFunc(named, func(n int) bool { return p.vouched(q, outermost, n) }) {
 		return Client{}, AmbiguousPod
 	}
+	client.Link, client.Peer = relay.Link, relay.Peer
 	if why := client.identify(q, relay); why != Answered {
 		return Client{}, why
 	}
 	return client, Answered
 }
 
-// vouched reports whether every Relay-forward inside another was sent by a relay
-// of the pod.
-func (p *Pods) vouched(q *Query, pod int) Reason {
-	for i := range q.Relays[1:] {
-		s := p.relays[q.Relays[i].Peer.As16()]
-		switch {
-		case s.guest:
-			return GuestAsRelay
-		case !slices.Contains(s.pods, pod):
-			return ForgedRelay
-		}
-	}
-	return Answered
-}
-
-// fits reports whether the relay saw the client on the pod's link.
-func fits(pod *Pod, relay *Relay) bool {
-	if relay.Link.IsUnspecified() {
-		return names(pod, relay)
-	}
-	return pod.onLink(relay.Link)
-}
-
-// names reports whether the relay's interface-id is one of the pod's.
-func names(pod *Pod, relay *Relay) bool {
-	if relay.InterfaceID == nil {
+// vouched reports whether every Relay-forward was sent by a relay of the pod.
+func (p *Pods) vouched(q *Query, outermost speaker, pod int) bool {
+	if !outermost.speaksFor(pod) {
 		return false
 	}
-	for _, id := range pod.InterfaceIDs {
-		if id == string(relay.InterfaceID) {
-			return true
+	for i := range q.Relays[1:] {
+		if !p.relays[q.Relays[i].Peer.As16()].speaksFor(pod) {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // identify learns the MAC in the order that the pod gives. What a relay vouches

@@ -35,8 +35,7 @@ type podOption struct {
 // NewPod prepares a pod.
 func NewPod(pod sixacre.Pod) *Pod {
 	p := &Pod{Pod: pod}
-	link := pod.LinkPrefix.Addr().As16()
-	p.link = binary.BigEndian.Uint64(link[:])
+	p.link = firstHalf(pod.LinkPrefix.Addr())
 	binary.BigEndian.PutUint32(p.lifetimes[:], uint32(pod.PreferredLifetime))
 	binary.BigEndian.PutUint32(p.lifetimes[4:], uint32(pod.ValidLifetime))
 	p.t1, p.t2 = timers(pod.PreferredLifetime)
@@ -71,9 +70,11 @@ func (p *Pod) add(code OptionCode, data []byte) {
 
 // onLink reports whether the address is one of the pod's link: its prefix is a
 // /64.
-func (p *Pod) onLink(a netip.Addr) bool {
+func (p *Pod) onLink(a netip.Addr) bool { return firstHalf(a) == p.link }
+
+func firstHalf(a netip.Addr) uint64 {
 	octets := a.As16()
-	return binary.BigEndian.Uint64(octets[:]) == p.link
+	return binary.BigEndian.Uint64(octets[:])
 }
 
 // timers returns T1 and T2 for leases of that preferred lifetime (sections 21.4

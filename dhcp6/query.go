@@ -116,10 +116,7 @@ func (q *Query) Parse(payload []byte) Reason {
 // they may be and which may appear once at most (section 21). Options that are
 // not may do as they please, 79 and 37 among them: they mean something only at a
 // relay's level. So may the obsolete Server Unicast, of which nothing is read.
-var known = [32]struct {
-	least, most uint16
-	once        bool
-}{
+var known = [32]optionForm{
 	OptionClientID:           {minDUID, maxDUID, true},
 	OptionServerID:           {minDUID, maxDUID, true},
 	OptionIANA:               {iaHeader, unbounded, false},
@@ -139,6 +136,13 @@ var known = [32]struct {
 	OptionReconfigureAccept:  {0, 0, true},
 }
 
+// optionForm is how long an option may be. The zero form is that of one that is
+// not known.
+type optionForm struct {
+	least, most uint16
+	once        bool
+}
+
 const unbounded = 0xffff
 
 func (q *Query) parseOptions(rest Options) Reason {
@@ -148,7 +152,7 @@ func (q *Query) parseOptions(rest Options) Reason {
 		if !ok {
 			break
 		}
-		if int(code) >= len(known) || known[code].most == 0 && !known[code].once {
+		if int(code) >= len(known) || known[code] == (optionForm{}) {
 			q.hasIATA = q.hasIATA || code == OptionIATA
 			continue
 		}
