@@ -82,11 +82,13 @@ func (b *bulk) leave(source netip.Addr) {
 // ServeBulk answers bulk leasequery (RFC 5460) on the connections to l until the
 // context ends, and closes it and them. AnswerLeasequeries must have been called.
 func (s *Server) ServeBulk(ctx context.Context, l net.Listener) error {
+	var connections sync.WaitGroup
+	defer connections.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	defer l.Close()
-	var connections sync.WaitGroup
-	defer connections.Wait()
 	for {
 		conn, err := l.Accept()
 		switch {
@@ -100,7 +102,7 @@ func (s *Server) ServeBulk(ctx context.Context, l net.Listener) error {
 		case err != nil:
 			// Of one connection that is gone already, or of a process that has too
 			// many files open: others may do better.
-			s.leasequery.storeFailed(err)
+			s.leasequery.failed(err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):
@@ -262,8 +264,8 @@ func (l *leasequery) answerBulk(ctx context.Context, out io.Writer, query []byte
 	if a.Status == dhcp6.StatusSuccess {
 		for b, failure := range l.bindings(ctx, source, &q, scope) {
 			if failure != nil {
-				a.Status, a.Text = dhcp6.StatusQueryTerminated, "the record cannot be read now"
-				l.storeFailed(failure)
+				a.Status, a.Text = dhcp6.StatusQueryTerminated, "cannot be answered in full now"
+				l.failed(failure)
 				break
 			}
 			a.Client = &b.data

@@ -121,9 +121,9 @@ func (l *leasequery) datagram(ctx context.Context, payload []byte, source netip.
 	}
 	if reply.Status == dhcp6.StatusSuccess {
 		if err := l.find(ctx, source, &q, scope, &reply); err != nil {
-			reply.Status, reply.Text = dhcp6.StatusUnspecFail, "the record cannot be read now"
+			reply.Status, reply.Text = dhcp6.StatusUnspecFail, "cannot be answered in full now"
 			reply.Client, reply.Links = nil, nil
-			l.storeFailed(err)
+			l.failed(err)
 		}
 	}
 	out := reply.Append(nil)
@@ -163,7 +163,8 @@ func (l *leasequery) find(ctx context.Context, source netip.Addr, q *dhcp6.Lease
 	return nil
 }
 
-func (l *leasequery) storeFailed(err error) {
+// failed logs, now and then, why something was not answered that should have been.
+func (l *leasequery) failed(err error) {
 	if suppressed, ok := l.logs.take(); ok {
 		l.log.Warn("dhcp6: leasequery not answered", "error", err, "suppressed", suppressed)
 	}
