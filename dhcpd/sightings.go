@@ -279,17 +279,20 @@ func (s *sightings) count() int {
 	return s.used - s.gone
 }
 
-// since returns who was heard after a time and had nothing new to say.
-func (s *sightings) since(last uint32) []sixacre.Glimpse {
+// since returns some of those who were heard after a time and had nothing new to
+// say, and where to go on for the others: at 0 when that was all.
+func (s *sightings) since(last uint32, from int) (heard []sixacre.Glimpse, next int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var heard []sixacre.Glimpse
 	slots := *s.slots.Load()
-	for i := range slots {
+	for i := from; i < len(slots); i++ {
 		slot := &slots[i]
 		when := times(slot.when.Load())
 		if slot.id.Load() <= emptied || when.last() <= last {
 			continue
+		}
+		if len(heard) == toldAtOnce {
+			return heard, i
 		}
 		k := slot.key()
 		g := sixacre.Glimpse{
@@ -301,48 +304,73 @@ func (s *sightings) since(last uint32) []sixacre.Glimpse {
 		}
 		heard = append(heard, g)
 	}
-	return heard
+	return heard, 0
+}
+
+// news returns a glimpse that was queued, and others that wait behind it, save
+// those of NICs that were told of too often.
+func (s *sightings) news(g glimpse, told map[key]int) []sixacre.Glimpse {
+	var batch []sixacre.Glimpse
+	for {
+		if told[g.key]++; told[g.key] <= newsShare {
+			s.remember(&g)
+			batch = append(batch, g.glimpse())
+		}
+		if len(batch) == toldAtOnce {
+			return batch
+		}
+		select {
+		case g = <-s.queue:
+		default:
+			return batch
+		}
+	}
 }
 
 // Tell calls tell with what is seen of clients, until the context ends: what is
 // new at once, and now and then who was heard at all. Where tell fails it is
 // called again with the same. Answers never wait for it.
 func (s *Server) Tell(ctx context.Context, tell func(context.Context, []sixacre.Glimpse) error) error {
+	tick := time.NewTicker(timesEvery)
+	defer tick.Stop()
+	return s.tell(ctx, tick.C, tell)
+}
+
+func (s *Server) tell(ctx context.Context, tick <-chan time.Time, tell func(context.Context, []sixacre.Glimpse) error) error {
 	seen := s.index.seen
 	seen.on.Store(true)
 	defer seen.on.Store(false)
-	tick := time.NewTicker(timesEvery)
-	defer tick.Stop()
 	told := map[key]int{} // news in this window
 	var window time.Duration
-	times := uint32(time.Now().Unix() - epoch)
+	// A second ago: who is heard within one may be told twice, but not left out.
+	lately := func() uint32 { return uint32(time.Now().Unix() - epoch - 1) }
+	heard, next := lately(), 0
+	ticked := heard
+	ready := make(chan struct{})
+	close(ready)
 	for {
+		// Who was heard after heard is told from slot next on, in turn with news.
+		var times <-chan struct{}
+		if ticked != heard {
+			times = ready
+		}
 		var batch []sixacre.Glimpse
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-tick.C:
-			now := uint32(time.Now().Unix() - epoch)
-			batch = seen.since(times)
-			times = now - 1 // who was heard within that second may be told again
 		case g := <-seen.queue:
 			if now := s.clock(); now >= window {
 				clear(told)
 				window = now + newsWindow
 			}
-			for more := true; more; {
-				if told[g.key]++; told[g.key] <= newsShare {
-					seen.remember(&g)
-					batch = append(batch, g.glimpse())
-				}
-				more = len(batch) < toldAtOnce
-				if more {
-					select {
-					case g = <-seen.queue:
-					default:
-						more = false
-					}
-				}
+			batch = seen.news(g, told)
+		case <-tick:
+			if ticked == heard {
+				ticked, next = max(lately(), heard+1), 0
+			}
+		case <-times:
+			if batch, next = seen.since(heard, next); next == 0 {
+				heard = ticked
 			}
 		}
 		for wait := 100 * time.Millisecond; len(batch) > 0; wait = min(2*wait, 10*time.Second) {

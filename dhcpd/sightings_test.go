@@ -148,8 +148,8 @@ func TestNewsIsTold(t *testing.T) {
 			t.Errorf("%s: told %+v, expected %+v", step.name, got, want)
 		}
 	}
-	heard := s.index.seen.since(0)
-	if len(heard) != 2 {
+	heard, more := s.index.seen.since(0, 0)
+	if len(heard) != 2 || more != 0 {
 		t.Fatalf("heard by two relays: %v", heard)
 	}
 	for _, g := range heard {
@@ -178,6 +178,60 @@ func TestNewsIsTold(t *testing.T) {
 func equal(a, b sixacre.Glimpse) bool {
 	return a.Pod == b.Pod && a.MAC == b.MAC && a.Time.Equal(b.Time) && a.Message == b.Message && a.Effect == b.Effect &&
 		slices.Equal(a.DUID, b.DUID) && a.Relay == b.Relay && a.Peer == b.Peer
+}
+
+// Who has nothing new to say is told of when the time has come.
+func TestTimesAreTold(t *testing.T) {
+	s := start(t, "[::1]:0")
+	nouns := []sixacre.Noun{pod1, serverID}
+	macs := make([]sixacre.MAC, 2*toldAtOnce)
+	for i := range macs {
+		macs[i] = sixacre.MAC{6, 0, 0, 1, byte(i >> 8), byte(i)}
+		p := addr.Nth(pod1.Pools[0], uint64(i)).String()
+		nouns = append(nouns, instance("i-"+macs[i].String(), macs[i], p))
+	}
+	s.Apply(true, put(nouns...), 1)
+	s.Confirm(0, 1)
+	tick, told := make(chan time.Time), make(chan sixacre.Glimpse, 10*len(macs))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.tell(ctx, tick, func(_ context.Context, batch []sixacre.Glimpse) error {
+			if len(batch) > toldAtOnce {
+				t.Errorf("%d were told at once", len(batch))
+			}
+			for _, g := range batch {
+				told <- g
+			}
+			return nil
+		})
+	}()
+	defer func() { cancel(); <-done }()
+	wait(t, s.index.seen.on.Load)
+	r := newRelay(t, s.at)
+	hear := func() {
+		for _, mac := range macs {
+			r.send(mac, message(t, dhcpv6.MessageTypeSolicit, &dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: mac[:]}, "2001:db8:4000::/60"))
+			r.receive()
+		}
+	}
+	hear()
+	for range macs {
+		if g := next(t, told); g.DUID == nil {
+			t.Fatalf("told %+v as news", g)
+		}
+	}
+	hear()
+	tick <- time.Time{}
+	heard := map[sixacre.MAC]bool{}
+	for range macs {
+		g := next(t, told)
+		if heard[g.MAC] || g.DUID != nil || g.Message != "solicit" || g.Relay != netip.IPv6Loopback() {
+			t.Fatalf("told %+v", g)
+		}
+		heard[g.MAC] = true
+	}
 }
 
 // Answers do not wait for a store that cannot be written to, and what it did not
