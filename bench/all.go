@@ -56,6 +56,7 @@ func allCommand(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("bench all", flag.ExitOnError)
 	known := f.Int("reservations", maxClients, "how many clients every server knows")
 	rounds := f.Int("rounds", 7, "how often to measure everything")
+	limit := f.Duration("limit", 8*time.Minute, "after how long no more rounds are begun")
 	quick := f.Bool("quick", false, "a quarter of the reservations, two short rounds: a minute, and rough")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -69,11 +70,11 @@ func allCommand(ctx context.Context, args []string) error {
 			bench: b, want: want, servers: map[string]*server{}, rates: map[string][]float64{},
 			p50: map[string][]float64{}, p99: map[string][]float64{}, p999: map[string][]float64{}, lost: map[string]int{},
 		}
-		return e.run(ctx, *rounds)
+		return e.run(ctx, *rounds, *limit)
 	})
 }
 
-func (e *everything) run(ctx context.Context, rounds int) error {
+func (e *everything) run(ctx context.Context, rounds int, limit time.Duration) error {
 	began := time.Now()
 	memory, err := e.launchAll(ctx)
 	defer func() {
@@ -87,13 +88,14 @@ func (e *everything) run(ctx context.Context, rounds int) error {
 	if memory.seen, err = e.acquaint(ctx); err != nil {
 		return err
 	}
-	for n := range rounds {
-		fmt.Fprintf(os.Stderr, "bench: round %d of %d after %s\n", n+1, rounds, time.Since(began).Round(time.Second))
+	done := 0
+	for ; done < rounds && (done == 0 || time.Since(began) < limit); done++ {
+		fmt.Fprintf(os.Stderr, "bench: round %d of %d after %s\n", done+1, rounds, time.Since(began).Round(time.Second))
 		if err := e.round(ctx); err != nil {
 			return err
 		}
 	}
-	e.report(os.Stdout, memory, rounds)
+	e.report(os.Stdout, memory, done)
 	fmt.Fprintf(os.Stderr, "bench: done after %s\n", time.Since(began).Round(time.Second))
 	return nil
 }
