@@ -25,8 +25,8 @@ type Query struct {
 
 	hasIATA   bool
 	leases    int
-	asked     [4]uint64 // the codes below 256 in Requested, a bit each
-	enclosing [MaxRelays]int32
+	asked     [4]uint64        // the codes below 256 in Requested, a bit each
+	enclosing [MaxRelays]int32 // where in the answer the message inside each relay's begins
 	relays    [MaxRelays]Relay
 	ias       [MaxIAs]IA
 }
@@ -112,11 +112,11 @@ func (q *Query) Parse(payload []byte) Reason {
 	return q.parseOptions(payload[messageHeader:])
 }
 
-// known says of the options of a client's message that are known here how long
+// forms says of the options of a client's message that are known here how long
 // they may be and which may appear once at most (section 21). Options that are
 // not may do as they please, 79 and 37 among them: they mean something only at a
 // relay's level. So may the obsolete Server Unicast, of which nothing is read.
-var known = [32]optionForm{
+var forms = [32]optionForm{
 	OptionClientID:           {minDUID, maxDUID, true},
 	OptionServerID:           {minDUID, maxDUID, true},
 	OptionIANA:               {iaHeader, unbounded, false},
@@ -152,11 +152,11 @@ func (q *Query) parseOptions(rest Options) Reason {
 		if !ok {
 			break
 		}
-		if int(code) >= len(known) || known[code] == (optionForm{}) {
+		if int(code) >= len(forms) || forms[code] == (optionForm{}) {
 			q.hasIATA = q.hasIATA || code == OptionIATA
 			continue
 		}
-		form := &known[code]
+		form := &forms[code]
 		switch {
 		case form.once && seen&(1<<code) != 0:
 			return DuplicateOption
