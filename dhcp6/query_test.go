@@ -44,6 +44,24 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// As deep as is accepted, every level comes back.
+func TestDeepestRelays(t *testing.T) {
+	var lines []string
+	for i := range dhcp6.MaxRelays - 1 {
+		lines = append(lines, fmt.Sprintf("relay-forward hop=%d link=:: peer=2001:db8:ffff::%d interface-id=level%d", dhcp6.MaxRelays-i-1, 1+i%2, i))
+	}
+	payload, source := encode(t, append(lines, relayed, "request client=000401 server=us pd=1"))
+	r := fuzzRecord()
+	var q dhcp6.Query
+	reply, _, why := r.answer(&q, payload, source.Addr())
+	if why != dhcp6.Answered || len(q.Relays) != dhcp6.MaxRelays {
+		t.Fatal(why, len(q.Relays))
+	}
+	if text := describe(unwrap(t, &q, reply), ""); !strings.Contains(text, "2001:db8:4000:20::/60") {
+		t.Error(text)
+	}
+}
+
 // A packet cut off anywhere is refused, or, where the cut falls between the
 // options of the client, is a shorter packet; it never panics. A query that
 // failed leaves nothing for the next.
