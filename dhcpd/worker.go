@@ -88,12 +88,16 @@ func (w *worker) divert(packets []packet) []packet {
 		if len(p.payload) == 0 || dhcp6.MessageType(p.payload[0]) != dhcp6.Leasequery {
 			return false
 		}
-		l := inquiry{query: slices.Clone(p.payload), source: p.source(), reply: reply{to: *p.from, from: replyFrom(p.to)}}
+		source := p.source()
 		why := dhcp6.UntrustedRelay
-		if record.pods.IsRelay(l.source.Addr()) {
+		switch {
+		case !record.pods.IsRelay(source.Addr()):
+		case len(p.payload) > maxBulkQuery:
+			why = dhcp6.BadOption
+		default:
 			why = dhcp6.NoisyRelay
 			select {
-			case w.inquiries <- l:
+			case w.inquiries <- inquiry{slices.Clone(p.payload), source, reply{to: *p.from, from: replyFrom(p.to)}}:
 				return true
 			default:
 			}
