@@ -58,6 +58,9 @@ func TestNothingIsAllocated(t *testing.T) {
 		{"release", []string{relayed, "release client=00030001060000000002 server=us pd=1[2001:db8:9::/60]"}, dhcp6.Answered},
 		{"information-request", []string{relayed, "information-request oro=23,24,32"}, dhcp6.Answered},
 		{"unknown client", []string{"relay-forward link=2001:db8:100:1::1 peer=fe80::2 link-layer=06:00:00:00:00:99", "solicit client=00030001060000000002"}, dhcp6.UnknownClient},
+		{"a DUID in hexadecimal, and every option", []string{"relay-forward link=2001:db8:100:2::1 peer=fe80::2 remote-id=000007db30303033303030313036303030303030303030322078", "request client=000401 server=us oro=56,59,1000,82 na=1 pd=1"}, dhcp6.Answered},
+		{"no hexadecimal", []string{"relay-forward link=2001:db8:100:2::1 peer=fe80::2 remote-id=000007db30303033303030313036303030303030303030672078", "solicit client=000401"}, dhcp6.NoIdentity},
+		{"half a digit", []string{"relay-forward link=2001:db8:100:2::1 peer=fe80::2 remote-id=000007db3030303330303031303630303030303030303032322078", "solicit client=000401"}, dhcp6.NoIdentity},
 		{"forged", []string{relayed, relayed, "solicit client=00030001060000000002"}, dhcp6.ForgedRelay},
 		{"contradiction", []string{relayed + "remote-id=00000001060000000001", "solicit client=00030001060000000002"}, dhcp6.Contradiction},
 	} {
