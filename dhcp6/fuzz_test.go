@@ -382,11 +382,29 @@ func checkLeases(t *testing.T, message []byte, q *dhcp6.Query, pod *dhcp6.Pod, n
 		}
 	}
 	effect := sixacre.NoEffect
-	if len(given) > 0 && message[0] == byte(dhcp6.Reply) {
+	switch whole, address := names(q, nic); {
+	case len(given) > 0 && message[0] == byte(dhcp6.Reply):
 		effect = sixacre.Binds
+	case q.Type == dhcp6.Decline && address:
+		effect = sixacre.Declines
+	case q.Type == dhcp6.Release && whole && (address || pod.Addressing == sixacre.SLAAC && len(nic.Prefixes) > 0):
+		effect = sixacre.Releases
 	}
-	gaveUp := q.Type == dhcp6.Release && q.Effect == sixacre.Releases || q.Type == dhcp6.Decline && q.Effect == sixacre.Declines
-	if q.Effect != effect && !gaveUp {
-		t.Errorf("effect %d of a %s with %d leases", q.Effect, q.Type, len(given))
+	if q.Effect != effect {
+		t.Errorf("effect %d of a %s with %d leases, expected %d", q.Effect, q.Type, len(given), effect)
 	}
+}
+
+// names reports whether a query names all of the NIC's prefixes, and its address.
+func names(q *dhcp6.Query, nic sixacre.NIC) (prefixes, address bool) {
+	left := slices.Clone(nic.Prefixes)
+	for _, ia := range q.IAs {
+		for a, ok := ia.NextAddress(); ok; a, ok = ia.NextAddress() {
+			address = address || a == nic.Address
+		}
+		for p, ok := ia.NextPrefix(); ok; p, ok = ia.NextPrefix() {
+			left = slices.DeleteFunc(left, func(own netip.Prefix) bool { return own == p })
+		}
+	}
+	return len(left) == 0, address
 }
