@@ -235,7 +235,7 @@ func (a *answer) assignPrefixes(ia *IA, d *deal, i int8, revokes bool) {
 // (sections 4.2 and 18.3.3). In a pod each NIC has its one address: any other is
 // not, and the client learns at once that it was given a new one.
 func (a *answer) confirm() Reason {
-	status, asked := StatusSuccess, false
+	asked, wrong, unsure := false, false, false
 	for i := range a.q.IAs {
 		ia := a.q.IAs[i]
 		for named, ok := ia.NextAddress(); ok; named, ok = ia.NextAddress() {
@@ -243,19 +243,21 @@ func (a *answer) confirm() Reason {
 			switch {
 			case named == a.address:
 			case a.server.Behind && a.pod.Addressing == sixacre.DHCPv6 && a.pod.onLink(named):
-				return CannotConfirm
+				unsure = true // a replica may have given it since
 			default:
-				status = StatusNotOnLink
+				wrong = true
 			}
 		}
 	}
 	switch {
 	case !asked:
 		return NothingToConfirm
-	case status == StatusSuccess:
-		a.status(status, "")
+	case wrong:
+		a.status(StatusNotOnLink, "not the address of this interface")
+	case unsure:
+		return CannotConfirm
 	default:
-		a.status(status, "not the address of this interface")
+		a.status(StatusSuccess, "")
 	}
 	return Answered
 }

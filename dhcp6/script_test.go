@@ -37,7 +37,9 @@ var ourID = []byte{0, 2, 0, 0, 0, 1, 0x5a}
 //
 // A DUID is in hexadecimal, or "us" for the server's own. Anything may be given
 // twice; option=CODE:HEX gives any option at all, and a line "> cut N" drops the
-// last octets of the packet. Lines with < are the answer, which -update rewrites.
+// last octets of the packet. Lines with < are the answer, which -update rewrites:
+// first the port that it goes to, what told the MAC and, if it is any, the effect
+// on the client's leases.
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
