@@ -39,14 +39,18 @@ func TestPodOptions(t *testing.T) {
 	if err := p.Validate(); CodeOf(err) != Invalid || !strings.Contains(err.Error(), "option 59 is given twice") {
 		t.Error(err)
 	}
-	p.Options = []Option{{Code: 59, Value: make(Octets, maxOptions-4-24)}}
-	p.NTP = []NTPServer{{Address: netip.MustParseAddr("2001:db8::1")}}
-	if err := p.Validate(); err != nil {
-		t.Error(err)
-	}
-	p.NTP = append(p.NTP, NTPServer{Name: "n.example"})
-	if err := p.Validate(); CodeOf(err) != Invalid || !strings.Contains(err.Error(), "more than the 1024") {
-		t.Error(err)
+	// With headers, an NTP server by address takes 24 octets, n.example 19.
+	for _, ntp := range []NTPServer{{Address: netip.MustParseAddr("2001:db8::1")}, {Name: "n.example"}} {
+		rest := map[bool]int{true: maxOptions - 4 - 24, false: maxOptions - 4 - 19}[ntp.Name == ""]
+		p.NTP = []NTPServer{ntp}
+		p.Options = []Option{{Code: 59, Value: make(Octets, rest)}}
+		if err := p.Validate(); err != nil {
+			t.Error(err)
+		}
+		p.Options[0].Value = make(Octets, rest+1)
+		if err := p.Validate(); CodeOf(err) != Invalid || !strings.Contains(err.Error(), "take 1025 octets, more than the 1024") {
+			t.Error(err)
+		}
 	}
 	p.Options, p.NTP = nil, []NTPServer{{}}
 	if err := p.Validate(); CodeOf(err) != Invalid {
