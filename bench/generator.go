@@ -248,7 +248,7 @@ func (s *sender) paced(v *server, rate int, d time.Duration) (latency, error) {
 		}
 		replies += n
 	}
-	for deadline := now() + 200*time.Millisecond; replies < known && now() < deadline; {
+	for deadline := now() + patience/2; replies < known && now() < deadline; {
 		n, err := s.receive(v, 1, now)
 		if err != nil {
 			return l, err

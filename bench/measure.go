@@ -95,7 +95,7 @@ func (s *sender) queue(v *server, n int) (known int, err error) {
 	if err := v.hold(); err != nil {
 		return 0, err
 	}
-	before, err := v.drops()
+	_, before, err := v.waiting()
 	for sent := 0; sent < n && err == nil; sent += batch {
 		var k int
 		k, err = s.send(min(batch, n-sent), 0)
@@ -104,7 +104,7 @@ func (s *sender) queue(v *server, n int) (known int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	after, err := v.drops()
+	_, after, err := v.waiting()
 	if after != before {
 		return 0, fmt.Errorf("%s: %d of %d requests did not fit into its socket", v.name, after-before, n)
 	}
@@ -115,68 +115,82 @@ func (s *sender) queue(v *server, n int) (known int, err error) {
 // how many answers came and when the last did.
 func (s *sender) await(v *server, known int) (replies int, done time.Time, err error) {
 	done = time.Now()
-	arrived := uint32(0) // octets in the generator's socket
+	var queued, answers uint32 // octets in the server's sockets and in the generator's
 	for {
 		if err := unix.Nanosleep(&unix.Timespec{Nsec: int64(poll)}, nil); err != nil && err != unix.EINTR {
 			return replies, done, err
 		}
-		idle, err := v.idle()
+		left, _, err := v.waiting()
 		if err != nil {
 			return replies, done, err
 		}
-		waiting, _, err := memInfo(s.fd)
+		arrived, _, err := memInfo(s.fd)
 		if err != nil {
 			return replies, done, err
 		}
-		if waiting != arrived || known == 0 {
+		changed := arrived != answers
+		if changed || left != queued {
 			done = time.Now()
 		}
-		if arrived == waiting && idle || !s.leave {
+		queued, answers = left, arrived
+		if !s.leave || left == 0 && !changed {
 			n, err := s.receive(v, sample, nil)
 			if err != nil {
 				return replies, done, err
 			}
-			replies, waiting = replies+n, 0
+			replies, answers = replies+n, 0
 		}
-		arrived = waiting
-		if idle && replies >= known || time.Since(done) > patience {
+		if left == 0 && replies >= known || time.Since(done) > patience {
 			return replies, done, nil
 		}
 	}
 }
 
 // flat asks as fast as the generator and the server can for a while, with at
-// most window questions unanswered, so that nothing is lost in a full socket.
+// most window questions unanswered, so that none that is to be answered is lost in
+// a full socket. Of unknown clients' messages it takes those for dealt with that
+// the socket took.
 func (s *sender) flat(v *server, window int, d time.Duration) (tally, error) {
 	var t tally
+	_, dropped, err := v.waiting()
+	if err != nil {
+		return t, err
+	}
 	start, cpu := time.Now(), v.cpu()
-	open, progress := 0, start
+	known, strangers, replies, given := 0, 0, 0, 0 // given up, of those known
+	progress := start
 	for {
 		at := time.Since(start)
-		if at > d && open == 0 {
-			break
-		}
 		n, err := s.receive(v, sample, nil)
 		if err != nil {
 			return t, err
 		}
 		if n > 0 {
-			progress = time.Now()
-			open, t.handled = open-n, t.handled+n
+			progress, replies = time.Now(), replies+n
 		}
+		open := known - replies - given
 		if at < d && open < window {
-			k, err := s.send(batch/4, at)
+			const n = batch / 4
+			k, err := s.send(n, at)
 			if err != nil {
 				return t, err
 			}
-			open += k
+			known, strangers = known+k, strangers+n-k
+			continue
 		}
-		if open > 0 && time.Since(progress) > patience/10 {
-			t.lost, open = t.lost+open, 0
+		if open > 0 && time.Since(progress) > patience/2 {
+			given += open
+		}
+		left, drops, err := v.waiting()
+		if err != nil {
+			return t, err
+		}
+		if at > d && (open <= 0 && left == 0 || at > d+patience) {
+			t.handled, t.lost = replies+max(0, strangers-int(drops-dropped)), known-replies
+			t.wall, t.cpu = time.Since(start), v.cpu()-cpu
+			return t, nil
 		}
 	}
-	t.wall, t.cpu = time.Since(start), v.cpu()-cpu
-	return t, nil
 }
 
 // spread is the median of some figures, the lowest and the highest.

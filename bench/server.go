@@ -169,26 +169,17 @@ func (v *server) adopt() error {
 	return nil
 }
 
-// idle reports whether nothing waits in the server's sockets.
-func (v *server) idle() (bool, error) {
+// waiting is how many octets wait in the server's sockets, the kernel's overhead
+// included, and how many messages did not fit into them so far.
+func (v *server) waiting() (octets, drops uint32, err error) {
 	for _, fd := range v.sockets {
-		if waiting, _, err := memInfo(fd); err != nil || waiting > 0 {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
-// drops is how many messages did not fit into the server's sockets.
-func (v *server) drops() (sum uint32, err error) {
-	for _, fd := range v.sockets {
-		_, drops, err := memInfo(fd)
+		o, d, err := memInfo(fd)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		sum += drops
+		octets, drops = octets+o, drops+d
 	}
-	return sum, nil
+	return octets, drops, nil
 }
 
 // ask sends the server a line and returns the one that it answers with; only
