@@ -143,9 +143,9 @@ func (s *sightings) note(q *query, address netip.Addr, now time.Time) {
 		case sixacre.Binds:
 			news = bound == 0
 			bound = last
-		case sixacre.Releases:
-			news = bound != 0
-		case sixacre.Declines:
+		case sixacre.Releases, sixacre.Declines:
+			// The lease may have come through another relay or server, or before this
+			// one was started.
 			news = true
 		}
 		if !news {
@@ -291,7 +291,7 @@ func (s *sightings) since(last uint32, from int) (heard []sixacre.Glimpse, next 
 		if slot.id.Load() <= emptied || when.last() <= last {
 			continue
 		}
-		if len(heard) == toldAtOnce {
+		if len(heard)+2 > toldAtOnce {
 			return heard, i
 		}
 		k := slot.key()
@@ -299,8 +299,14 @@ func (s *sightings) since(last uint32, from int) (heard []sixacre.Glimpse, next 
 			Pod: s.pods[k.pod], MAC: k.mac, Time: clockTime(when.last()), Message: when.message().String(),
 			Relay: s.relays[uint16(slot.who.Load())],
 		}
-		if when.bound() > last {
-			g.Effect = sixacre.Binds
+		if bound := when.bound(); bound > last {
+			// A lease ages from when it was given, whatever the client said since.
+			lease := g
+			lease.Time, lease.Effect = clockTime(bound), sixacre.Binds
+			heard = append(heard, lease)
+			if bound == when.last() {
+				continue
+			}
 		}
 		heard = append(heard, g)
 	}

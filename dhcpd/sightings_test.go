@@ -15,6 +15,7 @@ import (
 
 	"github.com/sixacre/sixacre"
 	"github.com/sixacre/sixacre/addr"
+	"github.com/sixacre/sixacre/dhcp6"
 )
 
 // hear starts telling and returns what is told, a glimpse at a time.
@@ -115,8 +116,9 @@ func TestNewsIsTold(t *testing.T) {
 		{"a renewal", relay1, dhcpv6.MessageTypeRenew, one, sixacre.Binds, false},
 		{"another DUID", relay1, dhcpv6.MessageTypeRenew, two, sixacre.Binds, true},
 		{"the end of the lease", relay1, dhcpv6.MessageTypeRelease, two, sixacre.Releases, true},
-		{"the same again", relay1, dhcpv6.MessageTypeRelease, two, sixacre.Releases, false},
+		{"the same again", relay1, dhcpv6.MessageTypeRelease, two, sixacre.Releases, true},
 		{"a lease again", relay1, dhcpv6.MessageTypeRebind, two, sixacre.Binds, true},
+		{"the end of the lease by the relay that had not brought it", relay2, dhcpv6.MessageTypeRelease, one, sixacre.Releases, true},
 	} {
 		m := message(t, step.kind, step.duid, prefix)
 		if step.kind == dhcpv6.MessageTypeRelease { // it gives back all that it has
@@ -153,11 +155,12 @@ func TestNewsIsTold(t *testing.T) {
 		t.Fatalf("heard by two relays: %v", heard)
 	}
 	for _, g := range heard {
-		if g.Relay == at1 && (g.Message != "rebind" || g.Effect != sixacre.Binds) || g.Relay == at2 && g.Message != "solicit" ||
+		if g.Relay == at1 && (g.Message != "rebind" || g.Effect != sixacre.Binds) || g.Relay == at2 && g.Message != "release" ||
 			g.MAC != mac1 || g.Pod != "pod1" || g.DUID != nil {
 			t.Errorf("heard %+v", g)
 		}
 	}
+	s.now.Add(int64(newsWindow))
 	// Who has gone is forgotten, and told of again.
 	s.Apply(false, gone(instance("i-1", mac1)), 2)
 	if n := s.count(t, "sixacre_dhcp6_sightings", ""); n != 0 {
@@ -231,6 +234,27 @@ func TestTimesAreTold(t *testing.T) {
 			t.Fatalf("told %+v", g)
 		}
 		heard[g.MAC] = true
+	}
+}
+
+// A lease ages from when it was given, not from what the client said after.
+func TestLeaseIsNoYoungerThanItsReply(t *testing.T) {
+	s := newSightings()
+	k := key{pod: 1, mac: mac1}
+	relay := netip.MustParseAddr("fd00::1")
+	given := clockTime(1000)
+	renew := glimpse{key: k, id: s.id(k, relay), relay: relay, at: given, message: dhcp6.Renew, effect: sixacre.Binds}
+	confirm := renew
+	confirm.at, confirm.message, confirm.effect = given.Add(100*time.Second), dhcp6.Confirm, sixacre.NoEffect
+	s.remember(&renew)
+	s.remember(&confirm)
+	var seen sixacre.Sighting
+	heard, _ := s.since(999, 0)
+	for _, g := range heard {
+		seen = seen.Merge(g)
+	}
+	if !seen.Bound.Equal(given) || !seen.Time.Equal(confirm.at) || seen.Message != "confirm" {
+		t.Errorf("%+v makes %+v", heard, seen)
 	}
 }
 
