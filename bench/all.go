@@ -63,7 +63,7 @@ func allCommand(ctx context.Context, args []string) error {
 	}
 	want := 300 * time.Millisecond
 	if *quick {
-		*known, *rounds, want = min(*known, maxClients/4), 2, 100*time.Millisecond
+		*known, *rounds, want = min(*known, maxClients/4), 2, 150*time.Millisecond
 	}
 	return on(ctx, *known, 8, func(b *bench) error {
 		e := &everything{
@@ -233,8 +233,7 @@ func (e *everything) rateAs(ctx context.Context, as, name, arrival string, kind 
 	}
 	v := e.servers[name]
 	s := e.sender(arriving(arrival, kind), v.at)
-	_, err := s.backlog(v, prelude, 1)
-	time.Sleep(settling)
+	err := s.prelude(v, depth(name))
 	var t tally
 	if err == nil {
 		t, err = s.backlog(v, depth(name), e.want)

@@ -32,13 +32,18 @@ const sample = 16
 // counts as lost.
 const patience = 2 * time.Second
 
-// prelude is how many messages go before those that count, and settling how long
-// a server then has: what it keeps of a moment ago, such as who sent how much in
-// the last tenth of a second, is of the measurement before.
-const (
-	prelude  = 64
-	settling = 150 * time.Millisecond
-)
+// prelude brings the server into the state that it has under such a load: what it
+// keeps of a moment ago, such as who sent how much in the last tenth of a second,
+// and what the processor's caches hold is of the measurement before.
+func (s *sender) prelude(v *server, depth int) error {
+	const some, settling = 64, 150 * time.Millisecond
+	if _, err := s.backlog(v, some, 1); err != nil {
+		return err
+	}
+	time.Sleep(settling)
+	_, err := s.backlog(v, depth, 1)
+	return err
+}
 
 // backlog holds the server up, queues requests in its socket, lets it go, and
 // measures what it takes to deal with them: it never has to wait for the

@@ -78,7 +78,7 @@ func (e *everything) report(w io.Writer, m memory, rounds int) {
 	e.latencyTable(w)
 	for _, name := range e.peers {
 		if v := e.servers[name]; v.wrong > 0 {
-			fmt.Fprintf(w, "\n%s gave %d wrong answers among those that were looked at, which is one in %d, and all of a paced run.\n", titles[name], v.wrong, sample)
+			fmt.Fprintf(w, "\n%s: %d answers were another client's, of those that were looked at (one in %d; of a paced run, all).\n", titles[name], v.wrong, sample)
 		}
 	}
 	fmt.Fprintf(w, "\n| what it takes | |\n| --- | --- |\n")
