@@ -15,11 +15,11 @@ const (
 	// much the others ask for: 20,000 in a second.
 	relayShare = 2000
 	// clientWindow is the time over which the messages of clients are counted.
-	clientWindow = time.Second
+	clientWindow = 100 * time.Millisecond
 	// clientShare is how many messages of a client are answered in that time. A
-	// client that follows RFC 9915 section 15 sends one or two, and each of its
-	// routers relays them.
-	clientShare = 32
+	// client that follows RFC 9915 section 15 sends two, and each of its routers
+	// relays them.
+	clientShare = 16
 )
 
 // budget keeps a flood of one relay's from starving the others, and one of a
@@ -66,15 +66,21 @@ func (b *relayBudget) take(now time.Duration, relay [16]byte, queued bool) bool 
 type clientBudget struct {
 	until time.Duration
 	seed  uint64
-	cells [1 << 17]uint8
+	// cells are few, so that they stay in the processor's cache, and yet many for
+	// what a worker can answer in one window.
+	cells [1 << 15]uint8
 }
 
-// take counts a client's message and reports whether it may be answered.
-func (b *clientBudget) take(now time.Duration, k key) bool {
+// begin makes the window that of the time.
+func (b *clientBudget) begin(now time.Duration) {
 	if now >= b.until {
 		clear(b.cells[:])
 		b.until, b.seed = now+clientWindow, rand.Uint64()
 	}
+}
+
+// take counts a client's message and reports whether it may be answered.
+func (b *clientBudget) take(k key) bool {
 	cell := &b.cells[spread(b.seed, k.first(), uint64(k.pod), len(b.cells))]
 	if *cell == clientShare {
 		return false

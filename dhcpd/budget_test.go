@@ -56,7 +56,7 @@ func TestClientBudget(t *testing.T) {
 	var b clientBudget
 	take := func(now time.Duration, k key, times int) (taken int) {
 		for range times {
-			if b.take(now, k) {
+			if b.begin(now); b.take(k) {
 				taken++
 			}
 		}
@@ -75,6 +75,6 @@ func TestClientBudget(t *testing.T) {
 		t.Errorf("%d answers for 1000 others", others)
 	}
 	if got := take(clientWindow, noisy, 1000); got != clientShare {
-		t.Errorf("%d answers in the next second", got)
+		t.Errorf("%d answers in the next window", got)
 	}
 }

@@ -172,6 +172,7 @@ func (s *Server) moment() moment {
 func (w *worker) answer(packets []packet) {
 	m := w.server.moment()
 	m.queued = len(packets) >= batchSize
+	w.budget.clients.begin(m.at)
 	for len(packets) > 0 {
 		n := min(len(packets), batchSize)
 		w.batch(&m, packets[:n])
@@ -239,7 +240,7 @@ func (w *worker) locate(m *moment, p *packet, q *query) {
 	case !w.budget.relays.take(m.at, p.from.Addr, m.queued):
 		q.why = dhcp6.NoisyRelay
 		return
-	case !w.budget.clients.take(m.at, q.key):
+	case !w.budget.clients.take(q.key):
 		q.why = dhcp6.NoisyClient
 		return
 	}
