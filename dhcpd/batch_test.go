@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -139,6 +140,61 @@ func TestSenderPastTheMTU(t *testing.T) {
 			t.Errorf("%d octets of %d", len(b), b[0])
 		}
 	}
+}
+
+// Relays on the server's link that do not answer neighbour solicitations hold up
+// nobody else's replies.
+func TestUnreachableNeighboursHoldUpNobody(t *testing.T) {
+	here := netip.MustParsePrefix("fd00:1::1/64")
+	inNamespace(t)
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "here"}, PeerName: "there"}
+	err := netlink.LinkAdd(veth)
+	for _, name := range []string{"here", "there"} {
+		var link netlink.Link
+		if err == nil {
+			link, err = netlink.LinkByName(name)
+		}
+		if err == nil && name == "here" {
+			err = netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: here.Addr().AsSlice(), Mask: net.CIDRMask(here.Bits(), 128)}, Flags: unix.IFA_F_NODAD})
+		}
+		if err == nil {
+			err = netlink.LinkSetUp(link)
+		}
+	}
+	if err == nil {
+		// They are looked for until the test ends.
+		err = os.WriteFile("/proc/sys/net/ipv6/neigh/here/mcast_solicit", []byte("1000000"), 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	box := newMailbox(t, netip.IPv6Loopback())
+	sock, err := Listen(netip.MustParseAddrPort("[::]:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sock.Close()
+	absent := func(i int) unix.RawSockaddrInet6 {
+		a := here.Addr().As16()
+		a[15] = byte(2 + i%4)
+		return unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: a, Port: box.at.Port}
+	}
+	wait(t, func() bool { _, err := netlink.RouteGet(net.ParseIP("fd00:1::2")); return err == nil })
+	const rounds = 20
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		out := sender{fd: sock.fds[0]}
+		for range rounds {
+			replies := []reply{{payload: make([]byte, 100), to: box.at}}
+			for i := range batchSize - 1 {
+				replies = append(replies, reply{payload: make([]byte, 1000+i), to: absent(i)})
+			}
+			out.send(replies, func(r *reply, err error) { t.Error(err) })
+		}
+	}()
+	box.take(t, rounds)
+	<-sent
 }
 
 // Packets that the kernel hands over as one are read as what they were.

@@ -26,6 +26,11 @@ type Socket struct {
 // more than net.core.rmem_max.
 const receiveBuffer = 8 << 20
 
+// sendBuffer is what the kernel may hold of a socket's replies, in octets. Those
+// to a neighbour that does not answer lie there for seconds, up to some 200 KiB
+// for each such neighbour, and when it is full nobody is sent anything.
+const sendBuffer = 8 << 20
+
 // Listen opens a socket. An address of :: takes packets to any address of this
 // machine; each is answered from the address that it was sent to.
 func Listen(at netip.AddrPort) (*Socket, error) {
@@ -84,6 +89,9 @@ func open(at netip.AddrPort, share bool) (fd int, bound netip.AddrPort, err erro
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 	}
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+	}
 	to := &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}
 	if zone := at.Addr().Zone(); zone != "" {
 		device, err := net.InterfaceByName(zone)
@@ -123,12 +131,15 @@ func (s *Server) Serve(ctx context.Context, k *Socket) error {
 		w := s.newWorker(fd, k.at, inquiries)
 		group.Go(func() error { return w.serve(ctx) })
 	}
-	// Of a socket without a peer the kernel says that it is not connected, but it
-	// wakes who waits for packets all the same.
-	defer context.AfterFunc(ctx, func() {
+	// Of the group, for once the sockets are closed their numbers may be another's.
+	group.Go(func() error {
+		<-ctx.Done()
+		// Of a socket without a peer the kernel says that it is not connected, but it
+		// wakes who waits for packets all the same.
 		for _, fd := range k.fds {
 			_ = unix.Shutdown(fd, unix.SHUT_RD)
 		}
-	})()
+		return nil
+	})
 	return group.Wait()
 }
