@@ -1,10 +1,18 @@
 package dhcpd
 
 import (
+	"net"
+	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/insomniacslk/dhcp/iana"
+	"golang.org/x/sys/unix"
+
 	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/dhcp6"
 )
 
 func TestRelayBudget(t *testing.T) {
@@ -76,5 +84,40 @@ func TestClientBudget(t *testing.T) {
 	}
 	if got := take(clientWindow, noisy, 1000); got != clientShare {
 		t.Errorf("%d answers in the next window", got)
+	}
+}
+
+// A guest that floods takes nothing of its relay's share from the others behind
+// the same relay.
+func TestFloodOfOneClientLeavesItsRelayTheRest(t *testing.T) {
+	s := newServer()
+	quiet := netip.MustParseAddr("2001:db8::2")
+	pod := pod1
+	pod.Relays = append(slices.Clone(pod.Relays), quiet)
+	s.Apply(true, put(pod, serverID, instance("i-1", mac1), instance("i-2", mac2)), 1)
+	s.Confirm(0, 1)
+	w := s.newWorker(-1, s.at, nil)
+	now := s.moment()
+	now.queued = true
+	locate := func(relay netip.Addr, mac sixacre.MAC) dhcp6.Reason {
+		relayed, err := dhcpv6.EncapsulateRelay(solicit(t, mac), dhcpv6.MessageTypeRelayForward, net.ParseIP("2001:db8:100:1::1"), net.ParseIP("fe80::1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		relayed.AddOption(dhcpv6.OptClientLinkLayerAddress(iana.HWTypeEthernet, mac[:]))
+		p := packet{payload: relayed.ToBytes(), from: &unix.RawSockaddrInet6{Addr: relay.As16()}}
+		w.locate(&now, &p, &w.queries[0])
+		return w.queries[0].why
+	}
+	if why := locate(quiet, mac2); why != dhcp6.Answered {
+		t.Fatal(why)
+	}
+	for i := range 3 * relayShare {
+		if why := locate(pod1.Relays[0], mac1); i >= clientShare && why != dhcp6.NoisyClient {
+			t.Fatalf("message %d of the flood: %s", i, why)
+		}
+	}
+	if why := locate(pod1.Relays[0], mac2); why != dhcp6.Answered {
+		t.Errorf("another client behind the relay: %s", why)
 	}
 }

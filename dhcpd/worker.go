@@ -236,12 +236,14 @@ func (w *worker) locate(m *moment, p *packet, q *query) {
 		return
 	}
 	q.key = key{m.record.numbers[q.client.N], q.client.MAC}
+	// The client first: what it asks too much must not use up the share of those
+	// behind the same relay.
 	switch {
-	case !w.budget.relays.take(m.at, p.from.Addr, m.queued):
-		q.why = dhcp6.NoisyRelay
-		return
 	case !w.budget.clients.take(q.key):
 		q.why = dhcp6.NoisyClient
+		return
+	case !w.budget.relays.take(m.at, p.from.Addr, m.queued):
+		q.why = dhcp6.NoisyRelay
 		return
 	}
 	q.hash = m.record.nics.hash(q.key)
