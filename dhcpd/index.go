@@ -49,7 +49,6 @@ func (x *index) apply(full bool, events []sixacre.Event) {
 		x.pods, x.serverID = map[string]sixacre.Pod{}, nil
 		next.nics = newTable()
 		next.nics.fill(x.records(events))
-		x.seen.keep(next.nics.has)
 	} else {
 		*next = *before
 	}
@@ -97,7 +96,13 @@ func (x *index) apply(full bool, events []sixacre.Event) {
 		x.direct(next)
 	}
 	x.current.Store(next)
+	if anew {
+		x.seen.keep(x.knows)
+	}
 }
+
+// knows reports whether the record has such a NIC.
+func (x *index) knows(k key) bool { return x.current.Load().nics.has(k) }
 
 // records returns those of all NICs in a full batch.
 func (x *index) records(events []sixacre.Event) []record {

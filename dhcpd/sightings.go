@@ -136,7 +136,8 @@ func (s *sightings) note(q *query, address netip.Addr, now time.Time) {
 	peer := q.client.Peer.As16()
 	mark := uint32(maphash.Bytes(s.seed, q.ClientID)>>32) ^ uint32(maphash.Bytes(s.seed, peer[:]))
 	last := uint32(now.Unix() - epoch)
-	if slot := find(*s.slots.Load(), q.sighting); slot != nil && uint32(slot.where.Load()) == mark {
+	slot := find(*s.slots.Load(), q.sighting)
+	if slot != nil && uint32(slot.where.Load()) == mark {
 		before := times(slot.when.Load())
 		bound, news := before.bound(), false
 		switch q.Effect {
@@ -169,6 +170,10 @@ func (s *sightings) note(q *query, address netip.Addr, now time.Time) {
 	}
 	select {
 	case s.queue <- g:
+		if slot != nil && q.Effect == sixacre.Releases {
+			// The lease that follows is news even if this still waits to be told.
+			slot.when.Store(uint64(newTimes(last, q.Type, 0)))
+		}
 	default:
 		s.missed.Add(1)
 	}
@@ -314,13 +319,18 @@ func (s *sightings) since(last uint32, from int) (heard []sixacre.Glimpse, next 
 }
 
 // news returns a glimpse that was queued, and others that wait behind it, save
-// those of NICs that were told of too often.
-func (s *sightings) news(g glimpse, told map[key]int) []sixacre.Glimpse {
+// those of NICs that were told of too often or are not known any more.
+func (s *sightings) news(g glimpse, told map[key]int, known func(key) bool) []sixacre.Glimpse {
 	var batch []sixacre.Glimpse
 	for {
 		if told[g.key]++; told[g.key] <= newsShare {
 			s.remember(&g)
-			batch = append(batch, g.glimpse())
+			if known(g.key) {
+				batch = append(batch, g.glimpse())
+			} else {
+				// It went while this waited. If it goes after this, that empties the slot.
+				s.forget(g.key)
+			}
 		}
 		if len(batch) == toldAtOnce {
 			return batch
@@ -369,7 +379,7 @@ func (s *Server) tell(ctx context.Context, tick <-chan time.Time, tell func(cont
 				clear(told)
 				window = now + newsWindow
 			}
-			batch = seen.news(g, told)
+			batch = seen.news(g, told, s.index.knows)
 		case <-tick:
 			if ticked == heard {
 				ticked, next = max(lately(), heard+1), 0

@@ -359,3 +359,57 @@ func TestSlotsAreAMap(t *testing.T) {
 		t.Errorf("%d slots for %d", n, len(twin))
 	}
 }
+
+// A lease that is given while the release of the one before still waits to be
+// told is told after it.
+func TestLeaseAfterReleaseIsTold(t *testing.T) {
+	s := start(t, "[::1]:0")
+	s.Apply(true, put(pod1, serverID, instance("i-1", mac1, "2001:db8:4000::/60")), 1)
+	s.Confirm(0, 1)
+	hold, waiting := make(chan struct{}), make(chan struct{}, 100)
+	told := s.hear(t, func() error { waiting <- struct{}{}; <-hold; return nil })
+	r := newRelay(t, s.at)
+	duid := &dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: mac1[:]}
+	say := func(kind dhcpv6.MessageType) {
+		m := message(t, kind, duid, "2001:db8:4000::/60")
+		if kind == dhcpv6.MessageTypeRelease { // it gives back all that it has
+			na := &dhcpv6.OptIANA{IaId: [4]byte{0, 0, 0, 1}}
+			na.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: addr.EUI64(pod1.LinkPrefix, mac1).AsSlice()})
+			m.AddOption(na)
+		}
+		r.send(mac1, m)
+		r.receive()
+	}
+	say(dhcpv6.MessageTypeRequest)
+	<-waiting // the store takes its time over that one
+	say(dhcpv6.MessageTypeRelease)
+	say(dhcpv6.MessageTypeRequest)
+	close(hold)
+	for _, want := range []sixacre.Effect{sixacre.Binds, sixacre.Releases, sixacre.Binds} {
+		if g := next(t, told); g.Effect != want {
+			t.Fatalf("told %v, expected %v", g.Effect, want)
+		}
+	}
+}
+
+// What is told of a NIC only after it has gone is not remembered: the next NIC
+// with that MAC is news.
+func TestNothingIsRememberedOfWhoHasGone(t *testing.T) {
+	s := newServer()
+	at := time.Now()
+	for name, leave := range map[string]func(){
+		"released":     func() { s.Apply(false, gone(instance("i-1", mac1)), 2) },
+		"a full batch": func() { s.Apply(true, put(pod1, serverID), 2) },
+	} {
+		s.Apply(true, put(pod1, serverID, instance("i-1", mac1)), 1)
+		k := key{s.index.number("pod1"), mac1}
+		g := glimpse{key: k, podName: "pod1", relay: netip.IPv6Loopback(), id: s.index.seen.id(k, netip.IPv6Loopback()), at: at}
+		leave()
+		if told := s.index.seen.news(g, map[key]int{}, s.index.knows); len(told) != 0 {
+			t.Errorf("%s: told %v", name, told)
+		}
+		if n := s.index.seen.count(); n != 0 {
+			t.Errorf("%s: %d are remembered", name, n)
+		}
+	}
+}
