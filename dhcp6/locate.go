@@ -123,7 +123,7 @@ func (p *Pods) Locate(q *Query, source netip.Addr) (client Client, why Reason) {
 	relay := &q.Relays[len(q.Relays)-1]
 	named := p.names[string(relay.InterfaceID)]
 	seen := named
-	if !relay.Link.IsUnspecified() {
+	if namesLink(relay.Link) {
 		seen = p.links[firstHalf(relay.Link)]
 	}
 	for _, n := range seen {
@@ -151,6 +151,10 @@ func (p *Pods) Locate(q *Query, source netip.Addr) (client Client, why Reason) {
 	}
 	return client, Answered
 }
+
+// namesLink reports whether a link-address tells the link. A link-local one, of a
+// relay that has no other there, tells no more than :: does (section 19.1.1).
+func namesLink(link netip.Addr) bool { return !link.IsUnspecified() && !link.IsLinkLocalUnicast() }
 
 // vouched reports whether every Relay-forward was sent by a relay of the pod.
 func (p *Pods) vouched(q *Query, outermost speaker, pod int) bool {

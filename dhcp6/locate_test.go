@@ -13,6 +13,8 @@ import (
 	"github.com/sixacre/sixacre/dhcp6"
 )
 
+var linkLocal = netip.MustParseAddr("fe80::7")
+
 // locateSlowly is whom a chain of senders, outermost first, speaks for: asked of
 // one pod after the other.
 func locateSlowly(pods []sixacre.Pod, guests, senders []netip.Addr, link netip.Addr, id string) (int, dhcp6.Reason) {
@@ -37,7 +39,7 @@ func locateSlowly(pods []sixacre.Pod, guests, senders []netip.Addr, link netip.A
 		if isNamed {
 			named = append(named, n)
 		}
-		if link.IsUnspecified() && isNamed || !link.IsUnspecified() && pod.LinkPrefix.Contains(link) {
+		if noLink := link == netip.IPv6Unspecified() || link == linkLocal; noLink && isNamed || !noLink && pod.LinkPrefix.Contains(link) {
 			seen = append(seen, n)
 		}
 	}
@@ -84,7 +86,11 @@ func TestLocateAgainstASlowTwin(t *testing.T) {
 			senders = append(senders, rapid.SampledFrom(addresses).Draw(rt, "sender"))
 		}
 		seen := netip.IPv6Unspecified()
-		if n := rapid.IntRange(0, 3).Draw(rt, "link-address"); n < 3 {
+		switch n := rapid.IntRange(0, 4).Draw(rt, "link-address"); n {
+		case 3: // none
+		case 4:
+			seen = linkLocal
+		default:
 			seen = netip.MustParseAddr(link(n) + "1")
 		}
 		id := rapid.SampledFrom(ids).Draw(rt, "interface-id")
