@@ -184,24 +184,25 @@ func on(pod string, i sixacre.Instance) sixacre.Instance {
 func TestLeasequeryInDatagrams(t *testing.T) {
 	pod2, pod3 := pods()
 	mac := func(n byte) sixacre.MAC { return sixacre.MAC{6, 0, 0, 0, 0, n} }
-	released := bound("pod1", mac(3), time.Hour)
-	released.Bound = time.Time{}
-	clone := bound("pod1", mac(5), 2*time.Hour)
-	clone.DUID = addr.DUIDLL(mac(1))
+	pod2.PreferredLifetime, pod2.ValidLifetime = sixacre.Infinity, sixacre.Infinity
+	released, endless := bound("pod1", mac(3), time.Hour), bound("pod2", mac(3), time.Hour)
+	released.Bound, endless.Bound = time.Time{}, time.Time{}
+	clone, elder := bound("pod1", mac(5), 2*time.Hour), bound("pod1", mac(0), 3*time.Hour)
+	clone.DUID, elder.DUID = addr.DUIDLL(mac(1)), addr.DUIDLL(mac(1))
 	twoWays := bound("pod1", mac(6), time.Hour)
 	twoWays.Paths = append([]sixacre.Path{{Relay: farRelay, Peer: netip.MustParseAddr("fe80::6")}}, twoWays.Paths...)
 	otherWay := bound("pod1", mac(8), time.Hour)
 	otherWay.Paths[0].Relay = farRelay
 	seen := &seenClients{
 		clients: []sixacre.Sighting{
-			bound("pod1", mac(1), time.Hour), bound("pod1", mac(2), 12*time.Hour), released, clone, twoWays, otherWay,
+			bound("pod1", mac(1), time.Hour), bound("pod1", mac(2), 12*time.Hour), released, endless, clone, elder, twoWays, otherWay,
 			bound("pod1", mac(7), time.Hour), bound("pod2", mac(7), time.Hour), bound("pod3", mac(1), time.Hour), bound("pod1", mac(9), time.Hour),
 		},
 		holders: map[netip.Addr]sixacre.MAC{netip.MustParseAddr("2001:db8:4000:10::"): mac(1), netip.MustParseAddr("2001:db8:6000:10::"): mac(1)},
 	}
 	a := ask(t, seen, pod1, pod2, pod3,
 		instance("i-1", mac(1), "2001:db8:4000:10::/60", "2001:db8:4000:20::/60"), instance("i-2", mac(2), "2001:db8:4000:30::/60"),
-		instance("i-3", mac(3)), instance("i-4", mac(4)), instance("i-5", mac(5), "2001:db8:4000:50::/60"), instance("i-6", mac(6)), instance("i-8", mac(8)),
+		instance("i-3", mac(3)), on("pod2", instance("i-3b", mac(3))), instance("i-0", mac(0)), instance("i-4", mac(4)), instance("i-5", mac(5), "2001:db8:4000:50::/60"), instance("i-6", mac(6)), instance("i-8", mac(8)),
 		instance("i-7", mac(7)), on("pod2", instance("i-7b", mac(7))), on("pod3", instance("i-1c", mac(1), "2001:db8:6000:10::/60")))
 	// 4 h preferred and 12 h valid, an hour ago.
 	i1 := "client 00030001060000000001 last 3540, 2001:db8:100:1:400:ff:fe00:1 10800/39600, 2001:db8:4000:10::/60 10800/39600, 2001:db8:4000:20::/60 10800/39600"
@@ -227,11 +228,12 @@ func TestLeasequeryInDatagrams(t *testing.T) {
 		{"another pod's prefix", byAddress("2001:db8:6000:10::1"), "NotConfigured"},
 		{"a lease that is over", byAddress("2001:db8:100:1:400:ff:fe00:2"), ""},
 		{"one released", byAddress("2001:db8:100:1:400:ff:fe00:3"), ""},
+		{"one released that would never be over", byAddress("2001:db8:100:2:400:ff:fe00:3"), ""},
 		{"one never given", byAddress("2001:db8:100:1:400:ff:fe00:4"), ""},
 		{"one of a NIC that is gone", byAddress("2001:db8:100:1:400:ff:fe00:9"), ""},
-		{"by the DUID of two NICs, the one heard last", byClientID(addr.DUIDLL(mac(1))), i1},
+		{"by the DUID of several NICs, the one heard last", byClientID(addr.DUIDLL(mac(1))), i1},
 		{"by a DUID on two links", byClientID(addr.DUIDLL(mac(7))), "link 2001:db8:100:1::, link 2001:db8:100:2::"},
-		{"by that DUID on one of them", at("2001:db8:100:2::", byClientID(addr.DUIDLL(mac(7)))), "client 00030001060000000007 last 3540, 2001:db8:100:2:400:ff:fe00:7 10800/39600"},
+		{"by that DUID on one of them", at("2001:db8:100:2::", byClientID(addr.DUIDLL(mac(7)))), "client 00030001060000000007 last 3540, 2001:db8:100:2:400:ff:fe00:7 4294967295/4294967295"},
 		{"by a DUID on another relay's link", at("2001:db8:100:3::", byClientID(addr.DUIDLL(mac(1)))), "NotConfigured"},
 		{"by nobody's DUID", byClientID(addr.DUIDLL(mac(99))), ""},
 		{"by link", at("2001:db8:100:1::", dhcp6.LeaseLookup{Type: dhcp6.QueryByLinkAddress}), "NotAllowed"},
