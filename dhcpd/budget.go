@@ -46,8 +46,12 @@ type relayBudget struct {
 // sends more than four times what the others send on the average.
 func (b *relayBudget) take(now time.Duration, relay [16]byte, queued bool) bool {
 	if now >= b.until {
+		b.others = b.heard
+		if now >= b.until+relayWindow { // nobody was heard in the window before
+			b.others = 0
+		}
 		clear(b.cells[:])
-		b.until, b.seed, b.others = now+relayWindow, rand.Uint64(), b.heard
+		b.until, b.seed = now+relayWindow, rand.Uint64()
 		b.sum, b.heard = 0, 0
 	}
 	cell := &b.cells[spread(b.seed, binary.NativeEndian.Uint64(relay[:8]), binary.NativeEndian.Uint64(relay[8:]), len(b.cells))]

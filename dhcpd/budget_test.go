@@ -60,6 +60,19 @@ func TestRelayBudget(t *testing.T) {
 	}
 }
 
+// Who was heard long ago is nobody to be fair to.
+func TestRelayBudgetForgets(t *testing.T) {
+	var b relayBudget
+	for i := range byte(100) {
+		b.take(0, [16]byte{15: i}, true)
+	}
+	for i := range 10 * relayShare {
+		if !b.take(2*relayWindow, [16]byte{15: 1}, true) {
+			t.Fatalf("alone for a whole window, a relay got %d answers", i)
+		}
+	}
+}
+
 func TestClientBudget(t *testing.T) {
 	var b clientBudget
 	take := func(now time.Duration, k key, times int) (taken int) {
