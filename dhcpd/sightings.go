@@ -19,12 +19,13 @@ import (
 const (
 	// glimpseQueue is how many glimpses may wait to be told. What finds no room is
 	// not remembered either, so that the client's next message tells it.
-	glimpseQueue = 4096
+	glimpseQueue = 1 << 14
 	// toldAtOnce bounds how many glimpses are told in one go.
 	toldAtOnce = 512
 	// A NIC is told of newsShare times in newsWindow at most, so that a client which
 	// changes with each message does not keep the store busy. What is left out then
-	// is told when the client speaks again.
+	// is told when the client speaks again; as one that released its leases may not,
+	// releases are told twice as often.
 	newsShare  = 8
 	newsWindow = 10 * time.Second
 	// timesEvery is how often it is told when clients were last heard that have
@@ -323,7 +324,12 @@ func (s *sightings) since(last uint32, from int) (heard []sixacre.Glimpse, next 
 func (s *sightings) news(g glimpse, told map[key]int, known func(key) bool) []sixacre.Glimpse {
 	var batch []sixacre.Glimpse
 	for {
-		if told[g.key]++; told[g.key] <= newsShare {
+		share := newsShare
+		if g.effect == sixacre.Releases {
+			share = 2 * newsShare
+		}
+		if told[g.key] < share {
+			told[g.key]++
 			s.remember(&g)
 			if known(g.key) {
 				batch = append(batch, g.glimpse())

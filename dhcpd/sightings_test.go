@@ -298,12 +298,17 @@ func TestNewsOfOneClientIsBounded(t *testing.T) {
 	for i := range byte(2 * newsShare) {
 		change(i)
 	}
+	release := message(t, dhcpv6.MessageTypeRelease, &dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: mac1[:]}, "2001:db8:4000::/60")
+	s.now.Add(int64(clientWindow)) // it has used up what it may ask
+	r.send(mac1, release)
+	r.receive()
 	r.ask(mac2) // is told after all that mac1 did
-	n := 0
-	for ; next(t, told).MAC == mac1; n++ {
+	var effects []sixacre.Effect
+	for g := next(t, told); g.MAC == mac1; g = next(t, told) {
+		effects = append(effects, g.Effect)
 	}
-	if n != newsShare {
-		t.Errorf("%d changes were told at once", n)
+	if len(effects) != newsShare+1 || effects[newsShare] != sixacre.Releases {
+		t.Errorf("of the changes and a release were told %v", effects)
 	}
 	s.now.Add(int64(newsWindow))
 	change(0xff)
