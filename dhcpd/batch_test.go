@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -125,6 +126,7 @@ func TestSenderPastTheMTU(t *testing.T) {
 		}
 		replies = append(replies, r)
 	}
+	replies = append(replies, reply{payload: make([]byte, 1), to: nowhere}) // alone of its length
 	failures := 0
 	out.send(replies, func(r *reply, err error) {
 		if r.to != nowhere {
@@ -132,8 +134,8 @@ func TestSenderPastTheMTU(t *testing.T) {
 		}
 		failures++
 	})
-	if failures != 4 {
-		t.Errorf("%d failures of 4", failures)
+	if failures != 5 {
+		t.Errorf("%d failures of 5", failures)
 	}
 	for _, b := range box.take(t, 8) {
 		if len(b) != 1400 || bytes.Count(b, b[:1]) != 1400 || b[0]%3 == 2 {
@@ -254,6 +256,57 @@ func TestReceiverTakesTrainsApart(t *testing.T) {
 					t.Errorf("from %s to %v", p.source(), p.to)
 				}
 			}
+		}
+	}
+}
+
+// What goes to another place, comes from another address or has another length
+// is another message to the kernel.
+func TestTrainsAreOfOneKind(t *testing.T) {
+	a := reply{payload: make([]byte, 100), to: unix.RawSockaddrInet6{Addr: netip.MustParseAddr("fe80::1").As16(), Port: 1, Scope_id: 1}}
+	a.from[0], a.from[16] = 0xfe, 1
+	kinds := []reply{a, a, a, a, a, a, a}
+	kinds[1].payload = a.payload[:99]
+	kinds[2].to.Addr[15] = 2
+	kinds[3].to.Port = 2
+	kinds[4].to.Scope_id = 2
+	kinds[5].from[15] = 1
+	kinds[6].from[16] = 2
+	var s sender
+	if n := s.group(slices.Concat(kinds, kinds)); n != len(kinds) {
+		t.Errorf("%d trains of %d kinds", n, len(kinds))
+	}
+	for i := range kinds {
+		if s.trains[i].size != 2 || s.of[i] != uint8(i) || s.of[len(kinds)+i] != uint8(i) {
+			t.Errorf("train %d has %d: %v", i, s.trains[i].size, s.of[:2*len(kinds)])
+		}
+	}
+	large := reply{payload: make([]byte, 20000), to: a.to}
+	if n := s.group([]reply{large, large, large, large, large}); n != 2 || s.trains[0].size != 3 || s.trains[1].size != 2 {
+		t.Errorf("%d trains, the first of %d", n, s.trains[0].size)
+	}
+}
+
+func TestReplyFrom(t *testing.T) {
+	for _, test := range []struct {
+		sentTo string
+		on     byte // interface
+		from   string
+		by     byte
+	}{
+		{"2001:db8::1", 3, "2001:db8::1", 0}, // through whichever interface leads there
+		{"fe80::1", 3, "fe80::1", 3},
+		{"ff05::1:3", 3, "::", 0}, // nobody sends from there
+		{"::", 0, "::", 0},
+	} {
+		var to, want pktinfo
+		a, from := netip.MustParseAddr(test.sentTo).As16(), netip.MustParseAddr(test.from).As16()
+		copy(to[:], a[:])
+		copy(want[:], from[:])
+		binary.NativeEndian.PutUint32(to[16:], uint32(test.on))
+		binary.NativeEndian.PutUint32(want[16:], uint32(test.by))
+		if got := replyFrom(to); got != want {
+			t.Errorf("asked at %s: from %v, expected %v", test.sentTo, got, want)
 		}
 	}
 }

@@ -1,14 +1,11 @@
 package dhcpd
 
 import (
-	"net"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
 
-	"github.com/insomniacslk/dhcp/dhcpv6"
-	"github.com/insomniacslk/dhcp/iana"
 	"golang.org/x/sys/unix"
 
 	"github.com/sixacre/sixacre"
@@ -100,6 +97,62 @@ func TestClientBudget(t *testing.T) {
 	}
 }
 
+func TestRelayBudgetCountsTheOthers(t *testing.T) {
+	noisy, quiet := [16]byte{15: 1}, [16]byte{15: 2}
+	var b relayBudget
+	take := func(now time.Duration, relay [16]byte, times int) (taken int) {
+		for range times {
+			if b.take(now, relay, true) {
+				taken++
+			}
+		}
+		return taken
+	}
+	for b.heard != 2 { // unless they share a cell by chance
+		b = relayBudget{}
+		take(0, quiet, relayShare)
+		take(0, noisy, 1)
+	}
+	if n := 1 + take(0, noisy, 5*relayShare); n != 4*relayShare {
+		t.Errorf("%d answers beside one that asks for %d", n, relayShare)
+	}
+	if n := take(relayWindow, noisy, 2*relayShare); n != relayShare {
+		t.Errorf("%d answers while the other may still come", n)
+	}
+	if n := take(2*relayWindow, noisy, 2*relayShare); n != 2*relayShare {
+		t.Errorf("%d answers when the other has gone", n)
+	}
+}
+
+// A client that shares its cell with a noisy one does so for no more than a
+// window.
+func TestClientsShareCellsByChance(t *testing.T) {
+	var b clientBudget
+	noisy, neighbour := key{mac: mac1}, key{}
+	exhaust := func() {
+		for b.take(noisy) {
+		}
+	}
+	b.begin(0)
+	exhaust()
+	for i := uint32(0); ; i++ {
+		neighbour.mac = sixacre.MAC{6, 1, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}
+		if !b.take(neighbour) {
+			break
+		}
+	}
+	for now := time.Duration(0); ; now += clientWindow {
+		if now == 10*clientWindow {
+			t.Fatal("they share a cell for ever")
+		}
+		b.begin(now + clientWindow)
+		exhaust()
+		if b.take(neighbour) {
+			break
+		}
+	}
+}
+
 // A guest that floods takes nothing of its relay's share from the others behind
 // the same relay.
 func TestFloodOfOneClientLeavesItsRelayTheRest(t *testing.T) {
@@ -113,12 +166,7 @@ func TestFloodOfOneClientLeavesItsRelayTheRest(t *testing.T) {
 	now := s.moment()
 	now.queued = true
 	locate := func(relay netip.Addr, mac sixacre.MAC) dhcp6.Reason {
-		relayed, err := dhcpv6.EncapsulateRelay(solicit(t, mac), dhcpv6.MessageTypeRelayForward, net.ParseIP("2001:db8:100:1::1"), net.ParseIP("fe80::1"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		relayed.AddOption(dhcpv6.OptClientLinkLayerAddress(iana.HWTypeEthernet, mac[:]))
-		p := packet{payload: relayed.ToBytes(), from: &unix.RawSockaddrInet6{Addr: relay.As16()}}
+		p := packet{payload: forward(t, mac).ToBytes(), from: &unix.RawSockaddrInet6{Addr: relay.As16()}}
 		w.locate(&now, &p, &w.queries[0])
 		return w.queries[0].why
 	}
