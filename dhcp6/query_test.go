@@ -1,6 +1,7 @@
 package dhcp6_test
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -93,7 +94,8 @@ func TestEveryCut(t *testing.T) {
 // A reply that no packet could carry is not sent.
 func TestTooLong(t *testing.T) {
 	pod := fuzzRecord().pods[0]
-	ask := func(interfaceID int) dhcp6.Reason {
+	before := []byte("before")
+	ask := func(interfaceID int) (int, dhcp6.Reason) {
 		payload, _ := encode(t, []string{
 			"relay-forward link=2001:db8:100:1::1 peer=fe80::1 link-layer=06:00:00:00:00:02 interface-id=" + strings.Repeat("x", interfaceID),
 			"solicit client=00030001060000000002 oro=23 pd=1",
@@ -103,21 +105,22 @@ func TestTooLong(t *testing.T) {
 			t.Fatal(why)
 		}
 		nic := fuzzRecord().nics["pod1 06:00:00:00:00:02"]
-		before := []byte("before")
 		reply, why := dhcp6.Respond(before, &q, dhcp6.Server{DUID: ourID}, dhcp6.NewPod(pod), &nic)
-		if why != dhcp6.Answered && string(reply) != "before" {
+		if !bytes.HasPrefix(reply, before) || why != dhcp6.Answered && len(reply) != len(before) {
 			t.Errorf("%s, and yet %d octets", why, len(reply))
 		}
-		return why
+		return len(reply) - len(before), why
 	}
-	if why := ask(65000); why != dhcp6.Answered {
-		t.Error(why)
+	short, _ := ask(0)
+	longest := dhcp6.MaxPayload - short // all that is longer is the Interface-Id
+	if n, why := ask(longest); why != dhcp6.Answered || n != 65527 {
+		t.Errorf("%s, %d octets", why, n)
 	}
-	if why := ask(65400); why != dhcp6.TooLong { // the packet would be too long
+	if _, why := ask(longest + 1); why != dhcp6.TooLong { // the packet would be too long
 		t.Error(why)
 	}
 	pod.DNS = slices.Repeat(pod.DNS, 5000)
-	if why := ask(0); why != dhcp6.TooLong { // an option would be
+	if _, why := ask(0); why != dhcp6.TooLong { // an option would be
 		t.Error(why)
 	}
 }
