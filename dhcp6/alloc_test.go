@@ -54,6 +54,7 @@ func TestNothingIsAllocated(t *testing.T) {
 		{"request behind three relays", []string{"relay-forward link=:: peer=2001:db8:ffff::2", "relay-forward link=:: peer=2001:db8:ffff::1", relayed + "source-port=0",
 			"request client=00030001060000000002 server=us na=1 pd=1"}, dhcp6.Answered},
 		{"rebind of others' leases", []string{relayed, "rebind client=00030001060000000002 na=1[2001:db8:9::1] pd=1[2001:db8:9::/60]"}, dhcp6.Answered},
+		{"renew of an IAID three times", []string{relayed, "renew client=00030001060000000002 server=us na=1 na=1[2001:db8:100:1:400:ff:fe00:2] na=1 pd=1 pd=1 pd=1"}, dhcp6.Answered},
 		{"confirm", []string{relayed, "confirm client=00030001060000000002 na=1[2001:db8:9::1]"}, dhcp6.Answered},
 		{"release", []string{relayed, "release client=00030001060000000002 server=us pd=1[2001:db8:9::/60]"}, dhcp6.Answered},
 		{"information-request", []string{relayed, "information-request oro=23,24,32"}, dhcp6.Answered},

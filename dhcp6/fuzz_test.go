@@ -3,6 +3,7 @@ package dhcp6_test
 import (
 	"bytes"
 	"encoding/binary"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -199,7 +200,9 @@ func check(t *testing.T, r *record, payload []byte, source netip.Addr) {
 	if (message[0] != byte(dhcp6.Reply) && (message[0] != byte(dhcp6.Advertise) || q.Type != dhcp6.Solicit)) || string(message[1:4]) != string(q.Transaction[:]) {
 		t.Fatalf("header %x", message[:4])
 	}
-	checkOptions(t, message, &q, client.Pod, nic)
+	ias := checkOptions(t, message, &q, client.Pod)
+	checkIAs(t, &q, ias)
+	checkLeases(t, message, &q, client.Pod, nic, r.behind, ias)
 	checkOrder(t, r, &q, source, message)
 }
 
@@ -225,7 +228,7 @@ func checkOrder(t *testing.T, r *record, q *dhcp6.Query, source netip.Addr, mess
 	t.Helper()
 	names := map[string]bool{}
 	for _, ia := range q.IAs {
-		names[string(ia.ID[:])+string(rune(ia.Option))] = true
+		names[identity(ia.Option, ia.ID[:])] = true
 	}
 	if len(names) < 2 || len(names) != len(q.IAs) {
 		return
@@ -260,14 +263,28 @@ func held(message []byte) string {
 	return strings.Join(ias, "")
 }
 
-func checkOptions(t *testing.T, message []byte, q *dhcp6.Query, pod *dhcp6.Pod, nic sixacre.NIC) {
+// assigns reports whether a message is answered with leases.
+func assigns(q *dhcp6.Query) bool {
+	return q.Type == dhcp6.Solicit || q.Type == dhcp6.Request || extends(q)
+}
+
+func extends(q *dhcp6.Query) bool { return q.Type == dhcp6.Renew || q.Type == dhcp6.Rebind }
+
+// identity is what tells an IA from the client's others.
+func identity(code dhcp6.OptionCode, id []byte) string { return string(rune(code)) + string(id) }
+
+// answeredIA is an IA of an answer.
+type answeredIA struct {
+	code dhcp6.OptionCode
+	data []byte
+}
+
+// checkOptions checks the options of the message for the client and returns the
+// IAs among them.
+func checkOptions(t *testing.T, message []byte, q *dhcp6.Query, pod *dhcp6.Pod) []answeredIA {
 	t.Helper()
-	assigns := q.Type == dhcp6.Solicit || q.Type == dhcp6.Request || q.Type == dhcp6.Renew || q.Type == dhcp6.Rebind
-	extends := q.Type == dhcp6.Renew || q.Type == dhcp6.Rebind
-	given := map[netip.Prefix]int{}
 	told := map[dhcp6.OptionCode]int{}
-	var ias [][]byte
-	offLink := 0
+	var ias []answeredIA
 	rest := dhcp6.Options(message[4:])
 	for {
 		code, data, ok := rest.Next()
@@ -294,46 +311,7 @@ func checkOptions(t *testing.T, message []byte, q *dhcp6.Query, pod *dhcp6.Pod, 
 				t.Error("a preference in a Reply")
 			}
 		case dhcp6.OptionIANA, dhcp6.OptionIAPD:
-			n := len(ias)
-			ias = append(ias, data[:12])
-			if assigns && (n >= len(q.IAs) || q.IAs[n].Option != code || string(q.IAs[n].ID[:]) != string(data[:4])) {
-				t.Fatalf("IA %d is %x", n, data)
-			}
-			leases := dhcp6.Options(data[12:])
-			for {
-				lease, data, ok := leases.Next()
-				if !ok {
-					break
-				}
-				var p netip.Prefix
-				var times []byte
-				switch lease {
-				case dhcp6.OptionIAAddress:
-					p, times = netip.PrefixFrom(netip.AddrFrom16([16]byte(data)), 128), data[16:24]
-				case dhcp6.OptionIAPrefix:
-					p, times = netip.PrefixFrom(netip.AddrFrom16([16]byte(data[9:])), int(data[8])), data[:8]
-				case dhcp6.OptionStatusCode:
-					if dhcp6.StatusCode(binary.BigEndian.Uint16(data)) == dhcp6.StatusNotOnLink {
-						offLink++
-					}
-					continue
-				default:
-					t.Fatalf("option %d in an IA", lease)
-				}
-				preferred, valid := binary.BigEndian.Uint32(times), binary.BigEndian.Uint32(times[4:])
-				switch {
-				case valid != 0:
-					given[p]++
-					if lease == dhcp6.OptionIAAddress && p.Addr() != nic.Address || lease == dhcp6.OptionIAPrefix && !slices.Contains(nic.Prefixes, p) {
-						t.Errorf("%s is given to %s, whose it is not", p, nic.MAC)
-					}
-				case preferred != 0 || !extends || !strings.Contains(summary(q), " "+strings.TrimSuffix(p.String(), "/128")):
-					t.Errorf("%s with lifetimes %d and %d was never named", p, preferred, valid)
-				}
-			}
-			if len(leases) != 0 {
-				t.Errorf("broken IA %x", data)
-			}
+			ias = append(ias, answeredIA{code, data})
 		case dhcp6.OptionStatusCode, dhcp6.OptionRapidCommit:
 		default:
 			t.Errorf("option %d", code)
@@ -343,40 +321,111 @@ func checkOptions(t *testing.T, message []byte, q *dhcp6.Query, pod *dhcp6.Pod, 
 		t.Errorf("broken options %x", rest)
 	}
 	for _, o := range pod.Options {
-		if assigns && q.Asks(dhcp6.OptionCode(o.Code)) && told[dhcp6.OptionCode(o.Code)] != 1 {
+		if assigns(q) && q.Asks(dhcp6.OptionCode(o.Code)) && told[dhcp6.OptionCode(o.Code)] != 1 {
 			t.Errorf("option %d was asked for and told %d times", o.Code, told[dhcp6.OptionCode(o.Code)])
 		}
 	}
-	if assigns && len(ias) != len(q.IAs) {
-		t.Errorf("%d IAs for %d", len(ias), len(q.IAs))
-	}
-	checkLeases(t, message, q, pod, nic, ias, given, offLink)
+	return ias
 }
 
-// checkLeases checks what the answer says about leases as a whole.
-func checkLeases(t *testing.T, message []byte, q *dhcp6.Query, pod *dhcp6.Pod, nic sixacre.NIC, ias [][]byte, given map[netip.Prefix]int, offLink int) {
+// checkIAs checks that the IAs of the answer are those of the query, in their
+// order, and that no IAID that holds something is also said to hold nothing.
+func checkIAs(t *testing.T, q *dhcp6.Query, ias []answeredIA) {
 	t.Helper()
+	asked := q.IAs
+	times, empty := map[string]int{}, map[string]int{}
 	for _, ia := range ias {
-		t1, t2 := binary.BigEndian.Uint32(ia[4:]), binary.BigEndian.Uint32(ia[8:])
-		if string(ia[4:]) != string(ias[0][4:]) || len(given) == 0 && t1|t2 != 0 || len(given) > 0 && (t1 != uint32(pod.PreferredLifetime)/2 || t1 > t2) {
-			t.Errorf("T1 and T2: %x beside %x, with %d leases", ia, ias[0], len(given))
+		id := identity(ia.code, ia.data[:4])
+		times[id]++
+		for {
+			if len(asked) == 0 {
+				t.Fatalf("IA %x is out of place", ia.data)
+			}
+			next := identity(asked[0].Option, asked[0].ID[:])
+			asked = asked[1:]
+			if next == id {
+				break
+			}
 		}
+		inner := dhcp6.Options(ia.data[12:])
+		if code, _, _ := inner.Next(); code != dhcp6.OptionIAAddress && code != dhcp6.OptionIAPrefix {
+			empty[id]++
+		}
+	}
+	for _, ia := range q.IAs {
+		id := identity(ia.Option, ia.ID[:])
+		if assigns(q) && times[id] == 0 {
+			t.Errorf("IA %x is not answered", ia.ID)
+		}
+		if assigns(q) && times[id] > 1 && empty[id] > 0 {
+			t.Errorf("IA %x is there %d times, %d times without a lease", ia.ID, times[id], empty[id])
+		}
+	}
+}
+
+// checkLeases checks what the answer says about leases.
+func checkLeases(t *testing.T, message []byte, q *dhcp6.Query, pod *dhcp6.Pod, nic sixacre.NIC, behind bool, ias []answeredIA) {
+	t.Helper()
+	given, revoked := map[netip.Prefix]int{}, map[netip.Prefix]int{}
+	for _, ia := range ias {
+		leases := dhcp6.Options(ia.data[12:])
+		for {
+			lease, data, ok := leases.Next()
+			if !ok {
+				break
+			}
+			var p netip.Prefix
+			var times []byte
+			switch lease {
+			case dhcp6.OptionIAAddress:
+				p, times = netip.PrefixFrom(netip.AddrFrom16([16]byte(data)), 128), data[16:24]
+			case dhcp6.OptionIAPrefix:
+				p, times = netip.PrefixFrom(netip.AddrFrom16([16]byte(data[9:])), int(data[8])), data[:8]
+			case dhcp6.OptionStatusCode:
+				continue
+			default:
+				t.Fatalf("option %d in an IA", lease)
+			}
+			preferred, valid := binary.BigEndian.Uint32(times), binary.BigEndian.Uint32(times[4:])
+			switch {
+			case valid != 0:
+				given[p]++
+				if lease == dhcp6.OptionIAAddress && p.Addr() != nic.Address || lease == dhcp6.OptionIAPrefix && !slices.Contains(nic.Prefixes, p) {
+					t.Errorf("%s is given to %s, whose it is not", p, nic.MAC)
+				}
+			case preferred != 0:
+				t.Errorf("%s is preferred for %d seconds and valid for none", p, preferred)
+			default:
+				revoked[p]++
+			}
+		}
+		if len(leases) != 0 {
+			t.Errorf("broken IA %x", ia.data)
+		}
+	}
+	for _, ia := range ias {
+		t1, t2 := binary.BigEndian.Uint32(ia.data[4:]), binary.BigEndian.Uint32(ia.data[8:])
+		if string(ia.data[4:12]) != string(ias[0].data[4:12]) || len(given) == 0 && t1|t2 != 0 || len(given) > 0 && (t1 != uint32(pod.PreferredLifetime)/2 || t1 > t2) {
+			t.Errorf("T1 and T2: %x beside %x, with %d leases", ia.data, ias[0].data, len(given))
+		}
+	}
+	if wrong := wrongs(q, pod, nic, behind); !maps.Equal(revoked, wrong) {
+		t.Errorf("of the leases named, %v come back with lifetimes of 0, expected %v", revoked, wrong)
 	}
 	addresses, prefixes := 0, 0
 	for _, ia := range q.IAs {
-		if ia.Option == dhcp6.OptionIANA {
-			addresses++
-		} else {
+		if ia.Option == dhcp6.OptionIAPD {
 			prefixes++
+		} else if message[0] == byte(dhcp6.Advertise) || extends(q) || !offLink(ia, pod) {
+			addresses++
 		}
 	}
-	assigns := q.Type == dhcp6.Solicit || q.Type == dhcp6.Request || q.Type == dhcp6.Renew || q.Type == dhcp6.Rebind
 	for _, p := range nic.Prefixes {
-		if assigns && prefixes > 0 && given[p] != 1 {
+		if assigns(q) && prefixes > 0 && given[p] != 1 {
 			t.Errorf("%s was given %d times", p, given[p])
 		}
 	}
-	if assigns && addresses > offLink && nic.Address.IsValid() && given[netip.PrefixFrom(nic.Address, 128)] != 1 {
+	if assigns(q) && addresses > 0 && nic.Address.IsValid() && given[netip.PrefixFrom(nic.Address, 128)] != 1 {
 		t.Errorf("%s was not given", nic.Address)
 	}
 	for p, n := range given {
@@ -396,6 +445,38 @@ func checkLeases(t *testing.T, message []byte, q *dhcp6.Query, pod *dhcp6.Pod, n
 	if q.Effect != effect {
 		t.Errorf("effect %d of a %s with %d leases, expected %d", q.Effect, q.Type, len(given), effect)
 	}
+}
+
+// wrongs returns how often the client wants to go on with each lease that is not
+// its NIC's, as far as the server can know that.
+func wrongs(q *dhcp6.Query, pod *dhcp6.Pod, nic sixacre.NIC, behind bool) map[netip.Prefix]int {
+	wrong := map[netip.Prefix]int{}
+	if !extends(q) {
+		return wrong
+	}
+	for _, ia := range q.IAs {
+		for a, ok := ia.NextAddress(); ok; a, ok = ia.NextAddress() {
+			if a != nic.Address && !a.IsUnspecified() && (!behind || !pod.LinkPrefix.Contains(a)) {
+				wrong[netip.PrefixFrom(a, 128)]++
+			}
+		}
+		for p, ok := ia.NextPrefix(); ok; p, ok = ia.NextPrefix() {
+			if !slices.Contains(nic.Prefixes, p) && !p.Addr().IsUnspecified() && !behind {
+				wrong[p]++
+			}
+		}
+	}
+	return wrong
+}
+
+// offLink reports whether an IA_NA names an address of another link.
+func offLink(ia dhcp6.IA, pod *dhcp6.Pod) bool {
+	for a, ok := ia.NextAddress(); ok; a, ok = ia.NextAddress() {
+		if !a.IsUnspecified() && !pod.LinkPrefix.Contains(a) {
+			return true
+		}
+	}
+	return false
 }
 
 // names reports whether a query names all of the NIC's prefixes, and its address.

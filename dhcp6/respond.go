@@ -14,8 +14,8 @@ type Server struct {
 	DUID []byte // without option code and length
 	// Behind says that the record may be older than what another replica
 	// answered from. What is not in it is then left out of an answer rather than
-	// revoked: a client must not lose a new prefix because the server that it
-	// happens to renew with has not heard of it.
+	// revoked, except an address of another link: a client must not lose a new
+	// prefix because the server that it happens to renew with has not heard of it.
 	Behind bool
 }
 
@@ -152,7 +152,6 @@ func (a *answer) message(known bool) Reason {
 // 18.3.5 and 18.3.9).
 func (a *answer) assign(t MessageType) {
 	extends := a.q.Type == Renew || a.q.Type == Rebind
-	revokes := extends && !a.server.Behind
 	var offLink uint32 // IAs that name an address of another link, section 18.3.2
 	if t == Reply && !extends {
 		for i := range a.q.IAs {
@@ -171,64 +170,89 @@ func (a *answer) assign(t MessageType) {
 			a.effect = sixacre.Binds
 		}
 	}
+	var holding uint32 // IAs that hold something in the answer
 	for i := range a.q.IAs {
 		ia := &a.q.IAs[i]
+		start := len(a.b)
 		at := a.openIA(ia)
+		var holds bool
+		if ia.Option == OptionIANA {
+			holds = a.assignAddress(ia, d.address == i, extends)
+		} else {
+			holds = a.assignPrefixes(ia, &d, int8(i), extends)
+		}
 		switch {
+		case holds:
+			holding |= 1 << i
+		case a.q.repeats(i, holding):
+			a.b = a.b[:start]
+			continue
 		case offLink&(1<<i) != 0:
 			a.status(StatusNotOnLink, "not an address of this link")
 		case ia.Option == OptionIANA:
-			a.assignAddress(ia, d.address == i, revokes)
+			a.status(StatusNoAddrsAvail, "no address for this interface")
 		default:
-			a.assignPrefixes(ia, &d, int8(i), revokes)
+			a.status(StatusNoPrefixAvail, "no prefix for this interface")
 		}
 		a.shut(at)
 	}
 }
 
-// assignAddress appends what an IA_NA holds: the NIC's address where it is the
-// one that gets it and, where the client wants to go on using others, those with
-// lifetimes of 0.
-func (a *answer) assignAddress(ia *IA, gets, revokes bool) {
-	empty := !gets
+// repeats reports whether another IA of the i'th's kind and IAID is among those
+// that hold something, or still to come. IAIDs are to be unique (section 21.4), but
+// Windows has been seen to renew one twice. It must not hear beside its address
+// that there is none for that IAID.
+func (q *Query) repeats(i int, holding uint32) bool {
+	for j := range q.IAs {
+		if j != i && (j > i || holding&(1<<j) != 0) && q.IAs[j].Option == q.IAs[i].Option && q.IAs[j].ID == q.IAs[i].ID {
+			return true
+		}
+	}
+	return false
+}
+
+// assignAddress appends what an IA_NA holds, and reports whether that is
+// anything: the NIC's address where it is the one that gets it and, where the
+// client wants to go on using others, those with lifetimes of 0.
+func (a *answer) assignAddress(ia *IA, gets, extends bool) bool {
 	if gets {
 		a.lease(a.address, a.pod.lifetimes)
 	}
-	if revokes {
+	holds := gets
+	if extends {
 		rest := *ia
 		for named, ok := rest.NextAddress(); ok; named, ok = rest.NextAddress() {
-			if named != a.address && !named.IsUnspecified() {
-				a.lease(named, revoked)
-				empty = false
+			if named == a.address || named.IsUnspecified() || a.server.Behind && a.pod.onLink(named) {
+				continue
 			}
+			a.lease(named, revoked)
+			holds = true
 		}
 	}
-	if empty {
-		a.status(StatusNoAddrsAvail, "no address for this interface")
-	}
+	return holds
 }
 
 // assignPrefixes is assignAddress for an IA_PD.
-func (a *answer) assignPrefixes(ia *IA, d *deal, i int8, revokes bool) {
-	empty := true
+func (a *answer) assignPrefixes(ia *IA, d *deal, i int8, extends bool) bool {
+	holds := false
 	for k := range a.prefixes {
 		if d.prefixes[k] == i {
 			a.prefix(a.prefixes[k], a.pod.lifetimes)
-			empty = false
+			holds = true
 		}
 	}
-	if revokes {
+	// A server that is behind may not have heard of the pod's latest pool either,
+	// so to it no prefix is wrong for certain, as an address of another link is.
+	if extends && !a.server.Behind {
 		rest := *ia
 		for named, ok := rest.NextPrefix(); ok; named, ok = rest.NextPrefix() {
 			if !a.owns(named) && !named.Addr().IsUnspecified() {
 				a.prefix(named, revoked)
-				empty = false
+				holds = true
 			}
 		}
 	}
-	if empty {
-		a.status(StatusNoPrefixAvail, "no prefix for this interface")
-	}
+	return holds
 }
 
 // confirm says whether every address of a Confirm is appropriate to the link
