@@ -49,13 +49,21 @@ type Glimpse struct {
 	DUID    DUID
 	Relay   netip.Addr // the trusted relay that the client's message came to
 	Peer    netip.Addr // the address that the client sent from
+	// Link and InterfaceID are those of the relay's own Relay-forward. Link is
+	// invalid where that was not kept.
+	Link        netip.Addr
+	InterfaceID Octets
 	// Declined is the address that the client declined, where Effect is Declines:
 	// the NIC's when the server answered.
 	Declined netip.Addr
 }
 
-// MaxPaths is how many of its relays a sighting remembers.
-const MaxPaths = 8
+const (
+	// MaxPaths is how many of its relays a sighting remembers.
+	MaxPaths = 8
+	// MaxInterfaceID is how many octets of an Interface-Id it remembers.
+	MaxInterfaceID = 64
+)
 
 // Sighting is what the DHCPv6 servers last saw of the client behind a NIC. It
 // follows from what clients sent: nothing is decided by it but what leasequery
@@ -79,6 +87,16 @@ type Path struct {
 	Relay netip.Addr `json:"relay" doc:"The trusted relay nearest to the client"`
 	Peer  netip.Addr `json:"peer" doc:"The address that the client sent from"`
 	Time  time.Time  `json:"time"`
+	// Link and InterfaceID are what leasequery tells of the Relay-forward that the
+	// relay made of the client's message. One whose Interface-Id is empty or has more
+	// than MaxInterfaceID octets is not kept: a part would not be what was sent.
+	Link        netip.Addr `json:"link,omitzero" doc:"The link-address that the relay gave, :: if none; absent where its Interface-Id was empty or longer than 64 octets"`
+	InterfaceID Octets     `json:"interfaceId,omitempty" doc:"The Interface-Id (option 18) that the relay gave, hexadecimal" example:"65746830"`
+}
+
+// compare is which of two paths through one relay the other gives way to.
+func (p Path) compare(q Path) int {
+	return cmp.Or(p.Time.Compare(q.Time), p.Peer.Compare(q.Peer), p.Link.Compare(q.Link), bytes.Compare(p.InterfaceID, q.InterfaceID))
 }
 
 // Decline is a client's finding that another on the link has its address
@@ -108,9 +126,11 @@ func (s Sighting) Merge(g Glimpse) Sighting {
 		if cmp.Or(g.Time.Compare(told), bytes.Compare(g.DUID, s.DUID)) > 0 {
 			s.DUID = g.DUID
 		}
-		s.Paths = mergePath(s.Paths, Path{g.Relay, g.Peer, g.Time})
+		s.Paths = mergePath(s.Paths, Path{Relay: g.Relay, Peer: g.Peer, Time: g.Time, Link: g.Link, InterfaceID: g.InterfaceID})
 	} else if at := slices.IndexFunc(s.Paths, func(p Path) bool { return p.Relay == g.Relay }); at >= 0 {
-		s.Paths = mergePath(s.Paths, Path{g.Relay, s.Paths[at].Peer, g.Time})
+		p := s.Paths[at]
+		p.Time = g.Time
+		s.Paths = mergePath(s.Paths, p)
 	}
 	if s.Paths == nil {
 		s.Paths = []Path{}
@@ -141,7 +161,7 @@ func mergePath(paths []Path, p Path) []Path {
 	switch {
 	case at < 0:
 		paths = append(paths, p)
-	case cmp.Or(p.Time.Compare(paths[at].Time), p.Peer.Compare(paths[at].Peer)) > 0:
+	case p.compare(paths[at]) > 0:
 		paths[at] = p
 	}
 	slices.SortFunc(paths, func(a, b Path) int { return cmp.Or(b.Time.Compare(a.Time), b.Relay.Compare(a.Relay)) })

@@ -33,6 +33,9 @@ func drawGlimpseOf(t *rapid.T, relays int) Glimpse {
 	if n("news", 2) > 0 {
 		g.DUID = DUID{0, 4, byte(n("duid", 2))}
 		g.Relay, g.Peer = address("relay", relays-1), address("peer", 1)
+		if n("kept", 2) > 0 {
+			g.Link, g.InterfaceID = address("link", 1), []Octets{nil, Octets("a"), Octets("b")}[n("interface", 2)]
+		}
 	}
 	if g.Effect == Declines {
 		g.Declined = address("declined", 1)
@@ -45,7 +48,7 @@ func twin(seen []Glimpse) Sighting {
 	s := Sighting{Pod: "pod1", MAC: MAC{6, 0, 0, 0, 0, 1}, Paths: []Path{}}
 	seen = slices.Clone(seen)
 	key := func(g Glimpse) string {
-		return fmt.Sprintf("%s %s %s %s %s", g.Time.Format(time.RFC3339Nano), g.Message, g.DUID, g.Relay, g.Peer)
+		return fmt.Sprintf("%s %s %s %s %s %s %s", g.Time.Format(time.RFC3339Nano), g.Message, g.DUID, g.Relay, g.Peer, g.Link, g.InterfaceID)
 	}
 	latest := func(of func(Glimpse) bool, what func(Glimpse) string) (found Glimpse, ok bool) {
 		for _, g := range seen {
@@ -68,12 +71,18 @@ func twin(seen []Glimpse) Sighting {
 	for last := ""; len(s.Paths) < MaxPaths; {
 		g, ok := latest(func(g Glimpse) bool {
 			return news(g) && !slices.ContainsFunc(s.Paths, func(p Path) bool { return p.Relay == g.Relay })
-		}, func(g Glimpse) string { return g.Relay.StringExpanded() + g.Peer.StringExpanded() })
+		}, func(g Glimpse) string {
+			forward := "" // less than any, where it was not kept
+			if g.Link.IsValid() {
+				forward = g.Link.StringExpanded() + g.InterfaceID.String()
+			}
+			return g.Relay.StringExpanded() + g.Peer.StringExpanded() + forward
+		})
 		if !ok || key(g) == last {
 			break
 		}
 		last = key(g)
-		s.Paths = append(s.Paths, Path{g.Relay, g.Peer, g.Time})
+		s.Paths = append(s.Paths, Path{g.Relay, g.Peer, g.Time, g.Link, g.InterfaceID})
 	}
 	bound, _ := latest(effect(Binds), func(Glimpse) string { return "" })
 	released, _ := latest(effect(Releases), func(Glimpse) string { return "" })
@@ -129,7 +138,7 @@ func TestSightingRenewsItsPaths(t *testing.T) {
 		}
 		want := twin(seen)
 		for _, g := range rapid.SliceOfN(rapid.SampledFrom(seen), 1, 10).Draw(t, "mere times") {
-			g.DUID, g.Peer, g.Effect = nil, netip.Addr{}, NoEffect
+			g.DUID, g.Peer, g.Link, g.InterfaceID, g.Effect = nil, netip.Addr{}, netip.Addr{}, nil, NoEffect
 			g.Time = g.Time.Add(time.Duration(rapid.IntRange(-5, 60).Draw(t, "later")) * time.Second)
 			for i, p := range want.Paths {
 				if p.Relay == g.Relay && g.Time.After(p.Time) {
@@ -146,6 +155,21 @@ func TestSightingRenewsItsPaths(t *testing.T) {
 			t.Fatalf("\n%+v, want\n%+v", s, want)
 		}
 	})
+}
+
+// Of two Relay-forwards that came at once, all servers keep the same.
+func TestSightingOfTwoAtOnce(t *testing.T) {
+	g := Glimpse{DUID: DUID{0, 4}, Time: day, Relay: netip.MustParseAddr("2001:db8::1"), Peer: netip.MustParseAddr("fe80::1")}
+	g.Link, g.InterfaceID = netip.IPv6Unspecified(), Octets("a")
+	notKept, link, interfaceID := g, g, g
+	notKept.Link, notKept.InterfaceID = netip.Addr{}, nil
+	link.Link = netip.MustParseAddr("2001:db8::2")
+	interfaceID.InterfaceID = Octets("b")
+	for _, other := range []Glimpse{notKept, link, interfaceID} {
+		if one, two := (Sighting{}).Merge(g).Merge(other), (Sighting{}).Merge(other).Merge(g); !reflect.DeepEqual(one, two) {
+			t.Errorf("%+v one way, %+v the other", one.Paths, two.Paths)
+		}
+	}
 }
 
 // That an address was replaced is not forgotten when the client's Decline comes
@@ -171,10 +195,10 @@ func TestLargestSighting(t *testing.T) {
 	s := Sighting{Pod: strings.Repeat("p", 63), MAC: MAC{6}, Time: at, Message: "information-request", DUID: make(DUID, 130), Bound: at, Released: at}
 	s.Declined = &Decline{Address: long, Time: at, Replaced: true}
 	for range MaxPaths {
-		s.Paths = append(s.Paths, Path{long, long, at})
+		s.Paths = append(s.Paths, Path{long, long, at, long, make(Octets, MaxInterfaceID)})
 	}
 	b, err := json.Marshal(s)
-	if err != nil || len(b) > 2000 {
-		t.Errorf("%d octets, %v; want at most 2000", len(b), err)
+	if err != nil || len(b) > 4000 {
+		t.Errorf("%d octets, %v; want at most 4000", len(b), err)
 	}
 }

@@ -327,7 +327,7 @@ func TestOpenAPI(t *testing.T) {
 			t.Errorf("%s has format %v, want %s", field, got, format)
 		}
 	}
-	for _, field := range []string{"NICDeployment.mac", "Rule.ports", "Rule.protocol", "Rule.icmpType", "Rule.remote", "Pod.linkPrefix", "Sighting.duid", "Sighting.mac", "Path.relay"} {
+	for _, field := range []string{"NICDeployment.mac", "Rule.ports", "Rule.protocol", "Rule.icmpType", "Rule.remote", "Pod.linkPrefix", "Sighting.duid", "Sighting.mac", "Path.relay", "Path.link", "Path.interfaceId", "Option.value"} {
 		schema, name, _ := strings.Cut(field, ".")
 		if got := doc.Components.Schemas[schema].Properties[name].Type; got != "string" {
 			t.Errorf("%s has type %v, want string", field, got)

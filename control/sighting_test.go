@@ -26,6 +26,7 @@ func (r *record) glimpse(pod string, mac sixacre.MAC, message string, change ...
 	g := sixacre.Glimpse{
 		Pod: pod, MAC: mac, Time: r.time, Message: message,
 		DUID: sixacre.DUID{0, 3, 0, 1, 6, 0, 0, 0, 0, 1}, Relay: relay1, Peer: netip.MustParseAddr("fe80::1"),
+		Link: netip.MustParseAddr("2001:db8:100:1::1"), InterfaceID: sixacre.Octets("eth0"),
 	}
 	for _, f := range change {
 		f(&g)
@@ -89,6 +90,16 @@ func TestSighting(t *testing.T) {
 		r.sight(r.glimpse("pod1", n.MAC, "renew", func(g *sixacre.Glimpse) { g.Relay = relay2 }))
 		if s := r.sighting("i-1"); len(s.Paths) != 2 || s.Paths[0].Relay != relay2 {
 			t.Errorf("by way of another relay: %+v", s)
+		}
+		r.pass(time.Millisecond, 0)
+		r.sight(r.glimpse("pod1", n.MAC, "renew", func(g *sixacre.Glimpse) { g.InterfaceID = sixacre.Octets("eth1") }))
+		if s := r.sighting("i-1"); s.Paths[0].InterfaceID.String() != "65746831" || s.Paths[0].Link.String() != "2001:db8:100:1::1" {
+			t.Errorf("on another interface: %+v", s)
+		}
+		r.pass(time.Millisecond, 0)
+		r.sight(r.glimpse("pod1", n.MAC, "renew", func(g *sixacre.Glimpse) { g.Link, g.InterfaceID = netip.Addr{}, nil }))
+		if s := r.sighting("i-1"); s.Paths[0].InterfaceID != nil || s.Paths[0].Link.IsValid() {
+			t.Errorf("of which nothing is kept: %+v", s)
 		}
 		r.pass(time.Millisecond, 0)
 		r.sight(r.glimpse("pod1", n.MAC, "release", effect(sixacre.Releases)))

@@ -337,6 +337,7 @@ func TestNothingIsAllocated(t *testing.T) {
 		t.Fatal(err)
 	}
 	relayed.AddOption(dhcpv6.OptClientLinkLayerAddress(iana.HWTypeEthernet, mac1[:]))
+	relayed.AddOption(dhcpv6.OptInterfaceID([]byte("eth0")))
 	// The replies come back to where nobody reads them.
 	sock, err := Listen(netip.MustParseAddrPort("[::1]:0"))
 	if err != nil {
@@ -350,12 +351,23 @@ func TestNothingIsAllocated(t *testing.T) {
 	for i := range packets {
 		packets[i] = packet{payload: relayed.ToBytes(), from: &from}
 	}
+	// What is seen of the client is told first, and no news after.
+	seen := s.index.seen
+	seen.on.Store(true)
+	w.answer(packets)
+	for len(seen.queue) > 0 {
+		g := <-seen.queue
+		seen.remember(&g)
+	}
 	before := w.tally.replies[dhcp6.Solicit].Load()
 	if n := testing.AllocsPerRun(5, func() { w.answer(packets) }); n != 0 {
 		t.Errorf("%v allocations for some packets", n)
 	}
 	if n := w.tally.replies[dhcp6.Solicit].Load() - before; n != 6*2 {
 		t.Errorf("%d answers", n)
+	}
+	if seen.count() != 1 || len(seen.queue) != 0 {
+		t.Errorf("%d clients were seen, %d news wait", seen.count(), len(seen.queue))
 	}
 	if n := w.tally.sendErrors.Load(); n != 0 {
 		t.Errorf("%d were not sent", n)

@@ -72,8 +72,11 @@ type glimpse struct {
 	mark        uint32
 	relay, peer netip.Addr
 	declined    netip.Addr
-	duidLength  uint8
+	link        netip.Addr // invalid where the Relay-forward is not kept
+	interfaceID [sixacre.MaxInterfaceID]byte
 	duid        [130]byte
+	// The lengths of what the arrays hold.
+	interfaceIDLength, duidLength uint8
 }
 
 // times packs the time of the last message, its type, and the time since when
@@ -129,13 +132,28 @@ func find(slots []slot, id uint64) *slot {
 	}
 }
 
+// mark is a hash of what makes a message news where it changes.
+func (s *sightings) mark(q *query, interfaceID []byte) uint32 {
+	var by [32]byte
+	peer, link := q.client.Peer.As16(), q.client.Link.As16()
+	copy(by[:], peer[:])
+	copy(by[16:], link[:])
+	mark := uint32(maphash.Bytes(s.seed, q.ClientID)>>32) ^ uint32(maphash.Bytes(s.seed, by[:]))
+	if interfaceID != nil {
+		// Of a longer one nothing is kept, and so what comes after is no news.
+		interfaceID = interfaceID[:min(len(interfaceID), sixacre.MaxInterfaceID+1)]
+		mark ^= uint32(maphash.Bytes(s.seed, interfaceID) >> 16)
+	}
+	return mark
+}
+
 // note takes up that a query of a NIC with that address was answered.
 func (s *sightings) note(q *query, address netip.Addr, now time.Time) {
 	if q.ClientID == nil {
 		return // an Information-request may come from anybody
 	}
-	peer := q.client.Peer.As16()
-	mark := uint32(maphash.Bytes(s.seed, q.ClientID)>>32) ^ uint32(maphash.Bytes(s.seed, peer[:]))
+	interfaceID := q.Relays[len(q.Relays)-1].InterfaceID
+	mark := s.mark(q, interfaceID)
 	last := uint32(now.Unix() - epoch)
 	slot := find(*s.slots.Load(), q.sighting)
 	if slot != nil && uint32(slot.where.Load()) == mark {
@@ -166,6 +184,10 @@ func (s *sightings) note(q *query, address netip.Addr, now time.Time) {
 		relay: q.relay, peer: q.client.Peer, duidLength: uint8(len(q.ClientID)),
 	}
 	copy(g.duid[:], q.ClientID)
+	if n := len(interfaceID); interfaceID == nil || n > 0 && n <= sixacre.MaxInterfaceID {
+		g.link, g.interfaceIDLength = q.client.Link, uint8(n)
+		copy(g.interfaceID[:], interfaceID)
+	}
 	if q.Effect == sixacre.Declines {
 		g.declined = address
 	}
@@ -411,8 +433,12 @@ func (s *Server) tell(ctx context.Context, tick <-chan time.Time, tell func(cont
 }
 
 func (g *glimpse) glimpse() sixacre.Glimpse {
+	var interfaceID sixacre.Octets // nil where there is none, as it is read from the store
+	if n := g.interfaceIDLength; n > 0 {
+		interfaceID = slices.Clone(g.interfaceID[:n])
+	}
 	return sixacre.Glimpse{
 		Pod: g.podName, MAC: g.mac, Time: g.at.UTC(), Message: g.message.String(), Effect: g.effect,
-		DUID: slices.Clone(g.duid[:g.duidLength]), Relay: g.relay, Peer: g.peer, Declined: g.declined,
+		DUID: slices.Clone(g.duid[:g.duidLength]), Relay: g.relay, Peer: g.peer, Link: g.link, InterfaceID: interfaceID, Declined: g.declined,
 	}
 }

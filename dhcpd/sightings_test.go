@@ -1,11 +1,13 @@
 package dhcpd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -141,7 +143,7 @@ func TestNewsIsTold(t *testing.T) {
 				dhcpv6.MessageTypeSolicit: "solicit", dhcpv6.MessageTypeRequest: "request", dhcpv6.MessageTypeRenew: "renew",
 				dhcpv6.MessageTypeRebind: "rebind", dhcpv6.MessageTypeRelease: "release",
 			}[step.kind],
-			Effect: step.effect, DUID: step.duid.ToBytes(), Relay: by, Peer: addr.LinkLocal(mac1),
+			Effect: step.effect, DUID: step.duid.ToBytes(), Relay: by, Peer: addr.LinkLocal(mac1), Link: netip.MustParseAddr("2001:db8:100:1::1"),
 		}
 		if age := time.Since(got.Time); age < 0 || age > time.Minute {
 			t.Errorf("%s: seen %s ago", step.name, age)
@@ -180,7 +182,80 @@ func TestNewsIsTold(t *testing.T) {
 
 func equal(a, b sixacre.Glimpse) bool {
 	return a.Pod == b.Pod && a.MAC == b.MAC && a.Time.Equal(b.Time) && a.Message == b.Message && a.Effect == b.Effect &&
-		slices.Equal(a.DUID, b.DUID) && a.Relay == b.Relay && a.Peer == b.Peer
+		slices.Equal(a.DUID, b.DUID) && a.Relay == b.Relay && a.Peer == b.Peer && a.Link == b.Link && string(a.InterfaceID) == string(b.InterfaceID)
+}
+
+// What the relay nearest to the client says of the client's link and of its own
+// interface is told as it said it, and again when it says another.
+func TestWhatRelaysSayIsTold(t *testing.T) {
+	s := start(t, "[::1]:0")
+	inner := netip.MustParseAddr("2001:db8:ffff::2")
+	pod := pod1
+	pod.Relays = append([]netip.Addr{inner}, pod.Relays...)
+	pod.InterfaceIDs = []string{"eth1"}
+	s.Apply(true, put(pod, serverID, instance("i-1", mac1, "2001:db8:4000::/60")), 1)
+	s.Confirm(0, 1)
+	told := s.hear(t, taken)
+	r := newRelay(t, s.at)
+	say := func(message []byte) {
+		t.Helper()
+		if _, err := r.conn.Write(message); err != nil {
+			t.Fatal(err)
+		}
+		r.receive()
+	}
+	m := message(t, dhcpv6.MessageTypeSolicit, &dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: mac1[:]}, "2001:db8:4000::/60").ToBytes()
+	relayed := func(link string, interfaceID []byte) []byte {
+		b := dhcp6.AppendRelay(nil, dhcp6.RelayForward, 0, netip.MustParseAddr(link), addr.LinkLocal(mac1))
+		b = dhcp6.AppendOption(b, dhcp6.OptionClientLinkLayer, append([]byte{0, 1}, mac1[:]...))
+		if interfaceID != nil {
+			b = dhcp6.AppendOption(b, dhcp6.OptionInterfaceID, interfaceID)
+		}
+		return dhcp6.AppendOption(b, dhcp6.OptionRelayMessage, m)
+	}
+	const one, two, none = "2001:db8:100:1::1", "2001:db8:100:1::2", "::"
+	long := bytes.Repeat([]byte("x"), sixacre.MaxInterfaceID)
+	for _, step := range []struct {
+		what        string
+		link        string
+		interfaceID []byte
+		news, kept  bool
+	}{
+		{"a link-address", one, nil, true, true},
+		{"the same again", one, nil, false, true},
+		{"another link-address", two, nil, true, true},
+		{"an interface-id", two, []byte("eth0"), true, true},
+		{"another interface-id", two, []byte("eth1"), true, true},
+		{"the same again", two, []byte("eth1"), false, true},
+		{"no link-address", none, []byte("eth1"), true, true},
+		{"the longest interface-id", two, long, true, true},
+		{"a longer one", two, append(long, "y"...), true, false},
+		{"one longer yet", two, append(long, "yz"...), false, false},
+		{"an empty one", two, []byte{}, true, false},
+		{"none again", two, nil, true, true},
+	} {
+		s.now.Add(int64(newsWindow))
+		say(relayed(step.link, step.interfaceID))
+		if !step.news {
+			continue // what is told next would be this
+		}
+		var link netip.Addr
+		var interfaceID sixacre.Octets
+		if step.kept {
+			link, interfaceID = netip.MustParseAddr(step.link), step.interfaceID
+		}
+		// The store knows no empty one.
+		if g := next(t, told); g.Link != link || !reflect.DeepEqual(g.InterfaceID, interfaceID) || g.Relay != netip.IPv6Loopback() {
+			t.Errorf("%s: told %+v", step.what, g)
+		}
+	}
+
+	outer := dhcp6.AppendRelay(nil, dhcp6.RelayForward, 1, netip.IPv6Unspecified(), inner)
+	outer = dhcp6.AppendOption(outer, dhcp6.OptionInterfaceID, []byte("outer"))
+	say(dhcp6.AppendOption(outer, dhcp6.OptionRelayMessage, relayed(one, []byte("eth0"))))
+	if g := next(t, told); g.Relay != inner || g.Link.String() != one || string(g.InterfaceID) != "eth0" {
+		t.Errorf("through two relays: told %+v", g)
+	}
 }
 
 // Who has nothing new to say is told of when the time has come.
