@@ -11,6 +11,9 @@ import (
 const (
 	batchSize = 64      // packets that are read, and answered, in one go
 	maxPacket = 1 << 16 // octets, of one packet or of those that the kernel joined
+	// maxSegments is how many packets the kernel joins at most. A machine that sends
+	// to itself may claim more.
+	maxSegments = 128
 	// maxTrain is how many octets one message to the kernel may have that is cut
 	// into packets there: no more than one packet could.
 	maxTrain = 65535 - 40 - 8
@@ -89,7 +92,7 @@ func (r *receiver) receive() (int, error) {
 	return n, nil
 }
 
-// mmsg calls recvmmsg or sendmmsg. It does not tell Go's scheduler of a call that
+// mmsg calls recvmmsg or sendmmsg, and waits. It does not tell Go's scheduler of a call that
 // need not wait: being told of one for each batch, it would spend a tenth of a
 // busy processor on watching them.
 func mmsg(call uintptr, fd int, headers []mmsghdr, flags int) (int, unix.Errno) {
@@ -123,7 +126,10 @@ func (r *receiver) appendPackets(packets []packet, i int) []packet {
 		}
 		control = rest
 	}
-	for len(all) > segment {
+	for n := 1; len(all) > segment; n++ {
+		if n == maxSegments {
+			return packets
+		}
 		p.payload = all[:segment:segment]
 		packets = append(packets, p)
 		all = all[segment:]
@@ -242,31 +248,38 @@ func (s *sender) send(replies []reply, failed func(*reply, error)) {
 		v.Base = &replies[i].payload[0]
 		v.SetLen(len(replies[i].payload))
 	}
+	flags := 0
 	for i := 0; i < n; {
-		sent, errno := mmsg(unix.SYS_SENDMMSG, s.fd, s.headers[i:n], 0)
-		switch {
-		case errno == 0:
+		sent, errno := mmsg(unix.SYS_SENDMMSG, s.fd, s.headers[i:n], flags)
+		if errno == 0 {
 			i += sent
-		default: // it is the first of them that was not taken
-			if s.trains[i].size == 1 {
-				failed(s.trains[i].first, errno)
-			} else {
-				// Too long for the way, or a device that cannot cut.
-				s.singly(replies, i, failed)
-			}
-			i++
+			continue
 		}
+		// It is the first of them that was not taken.
+		switch {
+		case errno == unix.EAGAIN:
+			// The kernel has had no room for as long as is waited for it.
+			flags = unix.MSG_DONTWAIT
+			s.each(replies, i, func(r *reply) { failed(r, errno) })
+		case s.trains[i].size == 1:
+			failed(s.trains[i].first, errno)
+		default:
+			// Too long for the way, or a device that cannot cut.
+			s.each(replies, i, func(r *reply) {
+				if err := s.one(r); err != nil {
+					failed(r, err)
+				}
+			})
+		}
+		i++
 	}
 }
 
-// singly sends the replies of a train one by one.
-func (s *sender) singly(replies []reply, train int, failed func(*reply, error)) {
+// each calls f for every reply of a train.
+func (s *sender) each(replies []reply, train int, f func(*reply)) {
 	for i := range replies {
-		if int(s.of[i]) != train {
-			continue
-		}
-		if err := s.one(&replies[i]); err != nil {
-			failed(&replies[i], err)
+		if int(s.of[i]) == train {
+			f(&replies[i])
 		}
 	}
 }

@@ -144,9 +144,10 @@ func TestSenderPastTheMTU(t *testing.T) {
 	}
 }
 
-// Relays on the server's link that do not answer neighbour solicitations hold up
-// nobody else's replies.
-func TestUnreachableNeighboursHoldUpNobody(t *testing.T) {
+// deafLink moves the test to a network namespace with a link on which nobody answers
+// neighbour solicitations, and returns the address of the ith on it.
+func deafLink(t *testing.T) (neighbour func(i int) [16]byte) {
+	t.Helper()
 	here := netip.MustParsePrefix("fd00:1::1/64")
 	inNamespace(t)
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "here"}, PeerName: "there"}
@@ -170,6 +171,18 @@ func TestUnreachableNeighboursHoldUpNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	wait(t, func() bool { _, err := netlink.RouteGet(net.ParseIP("fd00:1::2")); return err == nil })
+	return func(i int) [16]byte {
+		a := here.Addr().As16()
+		a[15] = byte(2 + i)
+		return a
+	}
+}
+
+// Relays on the server's link that do not answer neighbour solicitations hold up
+// nobody else's replies.
+func TestUnreachableNeighboursHoldUpNobody(t *testing.T) {
+	neighbour := deafLink(t)
 	box := newMailbox(t, netip.IPv6Loopback())
 	sock, err := Listen(netip.MustParseAddrPort("[::]:0"))
 	if err != nil {
@@ -177,11 +190,8 @@ func TestUnreachableNeighboursHoldUpNobody(t *testing.T) {
 	}
 	defer sock.Close()
 	absent := func(i int) unix.RawSockaddrInet6 {
-		a := here.Addr().As16()
-		a[15] = byte(2 + i%4)
-		return unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: a, Port: box.at.Port}
+		return unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: neighbour(i % 4), Port: box.at.Port}
 	}
-	wait(t, func() bool { _, err := netlink.RouteGet(net.ParseIP("fd00:1::2")); return err == nil })
 	const rounds = 20
 	sent := make(chan struct{})
 	go func() {
@@ -197,6 +207,37 @@ func TestUnreachableNeighboursHoldUpNobody(t *testing.T) {
 	}()
 	box.take(t, rounds)
 	<-sent
+}
+
+// Where the kernel has no room for what cannot be sent yet, the sender gives up.
+func TestSenderDoesNotWaitForEver(t *testing.T) {
+	neighbour := deafLink(t)
+	sock, err := Listen(netip.MustParseAddrPort("[::]:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sock.Close()
+	if err := unix.SetsockoptInt(sock.fds[0], unix.SOL_SOCKET, unix.SO_SNDBUF, 1); err != nil { // as little as may be
+		t.Fatal(err)
+	}
+	var replies []reply
+	for i := range batchSize {
+		replies = append(replies, reply{payload: make([]byte, 1000+i/2), to: unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: neighbour(i / 2), Port: 1}})
+	}
+	failed := make(chan int)
+	go func() {
+		n := 0
+		(&sender{fd: sock.fds[0]}).send(replies, func(_ *reply, err error) { n++ })
+		failed <- n
+	}()
+	select {
+	case n := <-failed:
+		if n == 0 {
+			t.Error("all were sent")
+		}
+	case <-time.After(patience):
+		t.Error("it still waits")
+	}
 }
 
 // Packets that the kernel hands over as one are read as what they were.

@@ -46,15 +46,21 @@ type sightings struct {
 	mu     sync.Mutex // held by who adds and removes
 	used   int        // slots that are not empty
 	gone   int        // of them, those that were emptied
-	relays []netip.Addr
-	pods   map[uint32]string
+	pods   map[uint32]podSeen
+	remade bool // whether the slots were, since somebody went through them
 	slots  atomic.Pointer[[]slot]
+}
+
+// podSeen is a pod of which somebody was seen, and by which relays.
+type podSeen struct {
+	name   string
+	relays []netip.Addr
 }
 
 // slot is one relay of one NIC.
 type slot struct {
 	id    atomic.Uint64 // hash of NIC and relay; 0 in an empty slot, emptied in one that was not always
-	who   atomic.Uint64 // the MAC, and in the last two octets which of the relays
+	who   atomic.Uint64 // the MAC, and in the last two octets which of the pod's relays
 	where atomic.Uint64 // the pod's number, and in the lower half the mark
 	when  atomic.Uint64
 }
@@ -101,7 +107,7 @@ func newSightings() *sightings {
 		seed:  maphash.MakeSeed(),
 		seeds: [2]uint64{rand.Uint64(), rand.Uint64()},
 		queue: make(chan glimpse, glimpseQueue),
-		pods:  map[uint32]string{},
+		pods:  map[uint32]podSeen{},
 	}
 	empty := make([]slot, 64)
 	s.slots.Store(&empty)
@@ -206,17 +212,14 @@ func (s *sightings) note(q *query, address netip.Addr, now time.Time) {
 func (s *sightings) remember(g *glimpse) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	relay := -1
-	for i, a := range s.relays {
-		if a == g.relay {
-			relay = i
-		}
-	}
+	pod := s.pods[g.pod]
+	relay := slices.Index(pod.relays, g.relay)
 	if relay < 0 {
-		relay = len(s.relays)
-		s.relays = append(s.relays, g.relay)
+		relay = len(pod.relays)
+		pod.relays = append(pod.relays, g.relay)
 	}
-	s.pods[g.pod] = g.podName
+	pod.name = g.podName
+	s.pods[g.pod] = pod
 	slots := *s.slots.Load()
 	at := find(slots, g.id)
 	if at == nil {
@@ -265,7 +268,7 @@ func (s *sightings) grow(old []slot) []slot {
 			to.id.Store(id)
 		}
 	}
-	s.used, s.gone = s.used-s.gone, 0
+	s.used, s.gone, s.remade = s.used-s.gone, 0, true
 	s.slots.Store(&slots)
 	return slots
 }
@@ -279,7 +282,7 @@ func (s *slot) key() key {
 func (s *sightings) forget(k key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, relay := range s.relays {
+	for _, relay := range s.pods[k.pod].relays {
 		if slot := find(*s.slots.Load(), s.id(k, relay)); slot != nil {
 			slot.id.Store(emptied)
 			s.gone++
@@ -313,6 +316,9 @@ func (s *sightings) since(last uint32, from int) (heard []sixacre.Glimpse, next 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	slots := *s.slots.Load()
+	if s.remade {
+		s.remade, from = false, 0
+	}
 	for i := from; i < len(slots); i++ {
 		slot := &slots[i]
 		when := times(slot.when.Load())
@@ -324,8 +330,8 @@ func (s *sightings) since(last uint32, from int) (heard []sixacre.Glimpse, next 
 		}
 		k := slot.key()
 		g := sixacre.Glimpse{
-			Pod: s.pods[k.pod], MAC: k.mac, Time: clockTime(when.last()), Message: when.message().String(),
-			Relay: s.relays[uint16(slot.who.Load())],
+			Pod: s.pods[k.pod].name, MAC: k.mac, Time: clockTime(when.last()), Message: when.message().String(),
+			Relay: s.pods[k.pod].relays[uint16(slot.who.Load())],
 		}
 		if bound := when.bound(); bound > last {
 			// A lease ages from when it was given, whatever the client said since.
@@ -387,7 +393,7 @@ func (s *Server) tell(ctx context.Context, tick <-chan time.Time, tell func(cont
 	told := map[key]int{} // news in this window
 	var window time.Duration
 	// A second ago: who is heard within one may be told twice, but not left out.
-	lately := func() uint32 { return uint32(time.Now().Unix() - epoch - 1) }
+	lately := func() uint32 { return uint32(max(1, time.Now().Unix()-epoch-1)) }
 	heard, next := lately(), 0
 	ticked := heard
 	ready := make(chan struct{})
@@ -410,6 +416,7 @@ func (s *Server) tell(ctx context.Context, tick <-chan time.Time, tell func(cont
 			batch = seen.news(g, told, s.index.knows)
 		case <-tick:
 			if ticked == heard {
+				heard = min(heard, lately()) // a clock that was ahead may be put back
 				ticked, next = max(lately(), heard+1), 0
 			}
 		case <-times:
@@ -417,17 +424,41 @@ func (s *Server) tell(ctx context.Context, tick <-chan time.Time, tell func(cont
 				heard = ticked
 			}
 		}
-		for wait := 100 * time.Millisecond; len(batch) > 0; wait = min(2*wait, 10*time.Second) {
-			err := tell(ctx, batch)
-			if err == nil {
-				break
-			}
+		if err := s.insist(ctx, tell, batch); err != nil {
+			return err
+		}
+	}
+}
+
+// insist calls tell until it took the batch or the context ends. What is refused
+// for another reason than that the store is away is told in halves, so that it
+// keeps nothing else from being told, and left out in the end.
+func (s *Server) insist(ctx context.Context, tell func(context.Context, []sixacre.Glimpse) error, batch []sixacre.Glimpse) error {
+	if len(batch) == 0 {
+		return nil
+	}
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+		err := tell(ctx, batch)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case sixacre.CodeOf(err) == sixacre.Unavailable:
 			s.log.Warn("dhcp6: what is seen of clients is not recorded: it is tried again", "error", err, "after", wait)
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(wait):
+		case len(batch) > 1:
+			if err := s.insist(ctx, tell, batch[:len(batch)/2]); err != nil {
+				return err
 			}
+			return s.insist(ctx, tell, batch[len(batch)/2:])
+		default:
+			s.log.Error("dhcp6: what is seen of a client cannot be recorded", "pod", batch[0].Pod, "mac", batch[0].MAC, "error", err)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
 		}
 	}
 }

@@ -342,7 +342,7 @@ func TestNewsOutlastsTheStore(t *testing.T) {
 	refusals := 2
 	told := s.hear(t, func() error {
 		if refusals--; refusals >= 0 {
-			return errors.New("away")
+			return sixacre.Errorf(sixacre.Unavailable, "away")
 		}
 		return nil
 	})
@@ -355,6 +355,32 @@ func TestNewsOutlastsTheStore(t *testing.T) {
 	}
 	if n := s.logs.count("not recorded"); n != 2 {
 		t.Errorf("%d lines of log say that it was not recorded", n)
+	}
+}
+
+// What cannot be recorded keeps nothing else from being told.
+func TestNewsBesideWhatIsRefused(t *testing.T) {
+	s := start(t, "[::1]:0")
+	refused := sixacre.MAC{6, 0, 0, 0, 0, 5}
+	var batch []sixacre.Glimpse
+	for i := range byte(9) {
+		batch = append(batch, sixacre.Glimpse{Pod: "pod1", MAC: sixacre.MAC{6, 0, 0, 0, 0, i}})
+	}
+	var told []byte
+	err := s.insist(t.Context(), func(_ context.Context, batch []sixacre.Glimpse) error {
+		if slices.ContainsFunc(batch, func(g sixacre.Glimpse) bool { return g.MAC == refused }) {
+			return errors.New("a damaged record")
+		}
+		for _, g := range batch {
+			told = append(told, g.MAC[5])
+		}
+		return nil
+	}, batch)
+	if err != nil || !slices.Equal(told, []byte{0, 1, 2, 3, 4, 6, 7, 8}) {
+		t.Errorf("%v were told, %v", told, err)
+	}
+	if s.logs.count(refused.String()) != 1 {
+		t.Error("the log does not say whose news could not be recorded")
 	}
 }
 
@@ -428,7 +454,7 @@ func TestSlotsAreAMap(t *testing.T) {
 	}
 	for p, mark := range twin {
 		slot := find(*s.slots.Load(), s.id(p.key, p.relay))
-		if slot == nil || uint32(slot.where.Load()) != mark || slot.key() != p.key || s.relays[uint16(slot.who.Load())] != p.relay {
+		if slot == nil || uint32(slot.where.Load()) != mark || slot.key() != p.key || s.pods[p.pod].relays[uint16(slot.who.Load())] != p.relay {
 			t.Fatalf("%v is not as remembered", p)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -30,6 +31,9 @@ const receiveBuffer = 8 << 20
 // to a neighbour that does not answer lie there for seconds, up to some 200 KiB
 // for each such neighbour, and when it is full nobody is sent anything.
 const sendBuffer = 8 << 20
+
+// sendPatience is how long a batch of replies may wait for room in that.
+const sendPatience = 100 * time.Millisecond
 
 // Listen opens a socket. An address of :: takes packets to any address of this
 // machine; each is answered from the address that it was sent to.
@@ -92,6 +96,8 @@ func open(at netip.AddrPort, share bool) (fd int, bound netip.AddrPort, err erro
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
 	}
+	timeout := unix.NsecToTimeval(int64(sendPatience))
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout)
 	to := &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}
 	if zone := at.Addr().Zone(); zone != "" {
 		device, err := net.InterfaceByName(zone)
@@ -118,6 +124,7 @@ func (k *Socket) Close() {
 	for _, fd := range k.fds {
 		unix.Close(fd)
 	}
+	k.fds = nil
 }
 
 // Serve answers what arrives at the socket until the context ends, and closes
