@@ -44,9 +44,10 @@ type LeasedPrefix struct {
 // RelayData says by which way the client was heard (RFC 5007 section 4.1.2.4). The
 // zero value says nothing.
 type RelayData struct {
-	From netip.Addr // the relay that the server heard
-	Link netip.Addr // link-address of the innermost Relay-forward
-	Peer netip.Addr // its peer-address: where the client is to be reached
+	From        netip.Addr // the relay that the server heard
+	Link        netip.Addr // link-address of the innermost Relay-forward
+	Peer        netip.Addr // its peer-address: where the client is to be reached
+	InterfaceID []byte     // its Interface-Id, nil if it has none
 }
 
 // Hold makes the data tell of what the NIC got by a Reply that long ago. It
@@ -126,10 +127,13 @@ func (d *ClientData) append(b []byte) []byte {
 	b, at := openOption(b, OptionLastTransaction)
 	b = binary.BigEndian.AppendUint32(b, uint32(d.Last))
 	shutOption(b, at)
-	if d.Relay != (RelayData{}) {
+	if d.Relay.From.IsValid() {
 		b, at = openOption(b, OptionRelayData)
 		b = appendAddr(b, d.Relay.From)
 		b = AppendRelay(b, RelayForward, 0, d.Relay.Link, d.Relay.Peer)
+		if d.Relay.InterfaceID != nil {
+			b = AppendOption(b, OptionInterfaceID, d.Relay.InterfaceID)
+		}
 		shutOption(b, at)
 	}
 	return b
@@ -265,7 +269,7 @@ func (d *ClientData) parse(rest Options) Reason {
 			}
 			d.Last, told = sixacre.Seconds(binary.BigEndian.Uint32(data)), true
 		case OptionRelayData:
-			if d.Relay != (RelayData{}) {
+			if d.Relay.From.IsValid() {
 				return DuplicateOption
 			}
 			if why := d.Relay.parse(data); why != Answered {
@@ -325,7 +329,7 @@ func (r *RelayData) parse(data []byte) Reason {
 		case level.Type != RelayForward:
 			return UnknownType
 		}
-		r.Link, r.Peer, message = level.Link, level.Peer, level.Message
+		r.Link, r.Peer, r.InterfaceID, message = level.Link, level.Peer, level.InterfaceID, level.Message
 	}
 	return Answered
 }

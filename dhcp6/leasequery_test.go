@@ -65,18 +65,19 @@ const reply = `
 0f 0a0b0c                            # LEASEQUERY-REPLY
 0002 0007 0002 00000001 5a           # Server-ID
 0001 000a 0003 0001 0600000000ff     # Client-ID: the requestor's
-002d 0085                            # Client Data, 133 octets
+002d 008d                            # Client Data, 141 octets
   0001 000a 0003 0001 060000000001   # Client-ID
   0005 0018                          # IA Address
     20010db8010000010400 00fffe000001 00000e0a 00002a2a
   001a 0019                          # IA Prefix
     00000e0a 00002a2a 3c 20010db8400000100000000000000000
   002e 0004 00000096                 # 150 seconds ago
-  002f 0032                          # Relay Data
+  002f 003a                          # Relay Data
     20010db8ffff00000000000000000001 # heard from this relay
     0c 00                            # Relay-forward, without its Relay Message
     20010db8010000010000000000000000 # link-address
     fe80000000000000040000fffe000001 # peer-address
+    0012 0004 65746830               # Interface-Id eth0
 `
 
 func clientOctets() *dhcp6.ClientData {
@@ -87,6 +88,7 @@ func clientOctets() *dhcp6.ClientData {
 		Last:      150,
 		Relay: dhcp6.RelayData{
 			From: netip.MustParseAddr("2001:db8:ffff::1"), Link: netip.MustParseAddr("2001:db8:100:1::"), Peer: netip.MustParseAddr("fe80::400:ff:fe00:1"),
+			InterfaceID: []byte("eth0"),
 		},
 	}
 }
@@ -119,8 +121,8 @@ func TestRelayDataOfTwoRelays(t *testing.T) {
 	if why := a.Parse(dhcp6.AppendOption([]byte{byte(dhcp6.LeasequeryData), 0, 0, 1}, dhcp6.OptionClientData, client)); why != dhcp6.Answered {
 		t.Fatal(why)
 	}
-	want := dhcp6.RelayData{From: netip.MustParseAddr("2001:db8:ffff::2"), Link: netip.MustParseAddr("2001:db8:100:1::1"), Peer: netip.MustParseAddr("fe80::1")}
-	if a.Client.Relay != want {
+	want := dhcp6.RelayData{From: netip.MustParseAddr("2001:db8:ffff::2"), Link: netip.MustParseAddr("2001:db8:100:1::1"), Peer: netip.MustParseAddr("fe80::1"), InterfaceID: []byte("eth0")}
+	if !reflect.DeepEqual(a.Client.Relay, want) {
 		t.Errorf("%+v", a.Client.Relay)
 	}
 }

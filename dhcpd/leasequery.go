@@ -343,9 +343,8 @@ func (l *leasequery) binding(who *asker, pod *sixacre.Pod, number uint32, seen *
 	if !b.data.Hold(pod, nic, passed(seen.Bound, now)) {
 		return binding{}, false
 	}
-	if q.RelayData && path.Relay.IsValid() {
-		// The link-address that the relay gave is not recorded: the pod's link is.
-		b.data.Relay = dhcp6.RelayData{From: path.Relay, Link: b.link, Peer: path.Peer}
+	if q.RelayData && path.Link.IsValid() { // or else the Relay-forward is not kept
+		b.data.Relay = dhcp6.RelayData{From: path.Relay, Link: path.Link, Peer: path.Peer, InterfaceID: path.InterfaceID}
 	}
 	return b, true
 }

@@ -76,7 +76,9 @@ func bound(pod string, mac sixacre.MAC, ago time.Duration) sixacre.Sighting {
 	return sixacre.Sighting{
 		Pod: pod, MAC: mac, DUID: addr.DUIDLL(mac), Message: "renew",
 		Bound: noon.Add(-ago), Time: noon.Add(time.Minute - ago),
-		Paths: []sixacre.Path{{Relay: netip.IPv6Loopback(), Peer: addr.LinkLocal(mac)}},
+		Paths: []sixacre.Path{{
+			Relay: netip.IPv6Loopback(), Peer: addr.LinkLocal(mac), Link: netip.MustParseAddr("2001:db8:100:1::1"), InterfaceID: sixacre.Octets("eth0"),
+		}},
 	}
 }
 
@@ -160,8 +162,8 @@ func told(a *dhcp6.LeaseAnswer) string {
 		for _, l := range c.Prefixes {
 			out = append(out, fmt.Sprintf("%s %d/%d", l.Prefix, l.Preferred, l.Valid))
 		}
-		if c.Relay != (dhcp6.RelayData{}) {
-			out = append(out, fmt.Sprintf("from %s on %s at %s", c.Relay.From, c.Relay.Link, c.Relay.Peer))
+		if c.Relay.From.IsValid() {
+			out = append(out, fmt.Sprintf("from %s on %s %q at %s", c.Relay.From, c.Relay.Link, c.Relay.InterfaceID, c.Relay.Peer))
 		}
 	}
 	return strings.Join(out, ", ")
@@ -190,19 +192,22 @@ func TestLeasequeryInDatagrams(t *testing.T) {
 	clone, elder := bound("pod1", mac(5), 2*time.Hour), bound("pod1", mac(0), 3*time.Hour)
 	clone.DUID, elder.DUID = addr.DUIDLL(mac(1)), addr.DUIDLL(mac(1))
 	twoWays := bound("pod1", mac(6), time.Hour)
-	twoWays.Paths = append([]sixacre.Path{{Relay: farRelay, Peer: netip.MustParseAddr("fe80::6")}}, twoWays.Paths...)
+	twoWays.Paths = append([]sixacre.Path{{Relay: farRelay, Peer: netip.MustParseAddr("fe80::6"), Link: netip.IPv6Unspecified()}}, twoWays.Paths...)
 	otherWay := bound("pod1", mac(8), time.Hour)
-	otherWay.Paths[0].Relay = farRelay
+	otherWay.Paths[0] = sixacre.Path{Relay: farRelay, Peer: addr.LinkLocal(mac(8)), Link: netip.IPv6Unspecified()}
+	notKept := bound("pod1", mac(10), time.Hour)
+	notKept.Paths = append(notKept.Paths, twoWays.Paths[0])
+	notKept.Paths[0].Link, notKept.Paths[0].InterfaceID = netip.Addr{}, nil
 	seen := &seenClients{
 		clients: []sixacre.Sighting{
-			bound("pod1", mac(1), time.Hour), bound("pod1", mac(2), 12*time.Hour), released, endless, clone, elder, twoWays, otherWay,
+			bound("pod1", mac(1), time.Hour), bound("pod1", mac(2), 12*time.Hour), released, endless, clone, elder, twoWays, otherWay, notKept,
 			bound("pod1", mac(7), time.Hour), bound("pod2", mac(7), time.Hour), bound("pod3", mac(1), time.Hour), bound("pod1", mac(9), time.Hour),
 		},
 		holders: map[netip.Addr]sixacre.MAC{netip.MustParseAddr("2001:db8:4000:10::"): mac(1), netip.MustParseAddr("2001:db8:6000:10::"): mac(1)},
 	}
 	a := ask(t, seen, pod1, pod2, pod3,
 		instance("i-1", mac(1), "2001:db8:4000:10::/60", "2001:db8:4000:20::/60"), instance("i-2", mac(2), "2001:db8:4000:30::/60"),
-		instance("i-3", mac(3)), on("pod2", instance("i-3b", mac(3))), instance("i-0", mac(0)), instance("i-4", mac(4)), instance("i-5", mac(5), "2001:db8:4000:50::/60"), instance("i-6", mac(6)), instance("i-8", mac(8)),
+		instance("i-3", mac(3)), on("pod2", instance("i-3b", mac(3))), instance("i-0", mac(0)), instance("i-4", mac(4)), instance("i-5", mac(5), "2001:db8:4000:50::/60"), instance("i-6", mac(6)), instance("i-8", mac(8)), instance("i-10", mac(10)),
 		instance("i-7", mac(7)), on("pod2", instance("i-7b", mac(7))), on("pod3", instance("i-1c", mac(1), "2001:db8:6000:10::/60")))
 	// 4 h preferred and 12 h valid, an hour ago.
 	i1 := "client 00030001060000000001 last 3540, 2001:db8:100:1:400:ff:fe00:1 10800/39600, 2001:db8:4000:10::/60 10800/39600, 2001:db8:4000:20::/60 10800/39600"
@@ -218,9 +223,10 @@ func TestLeasequeryInDatagrams(t *testing.T) {
 		{"by its link-local address", at("2001:db8:100:1::1", byAddress("fe80::400:ff:fe00:1")), i1},
 		{"by its link-local address on any link", byAddress("fe80::400:ff:fe00:1"), "NotConfigured"},
 		{"by its address on another link", at("2001:db8:100:2::1", byAddress("2001:db8:100:1:400:ff:fe00:1")), ""},
-		{"with the relay", relayed(byAddress("2001:db8:4000:10::")), i1 + ", from ::1 on 2001:db8:100:1:: at fe80::400:ff:fe00:1"},
-		{"with the asking one of its relays", relayed(byAddress("2001:db8:100:1:400:ff:fe00:6")), "client 00030001060000000006 last 3540, 2001:db8:100:1:400:ff:fe00:6 10800/39600, from ::1 on 2001:db8:100:1:: at fe80::400:ff:fe00:6"},
-		{"with another's relay", relayed(byAddress("2001:db8:100:1:400:ff:fe00:8")), "client 00030001060000000008 last 3540, 2001:db8:100:1:400:ff:fe00:8 10800/39600, from 2001:db8:ffff::1 on 2001:db8:100:1:: at fe80::400:ff:fe00:8"},
+		{"with the relay", relayed(byAddress("2001:db8:4000:10::")), i1 + `, from ::1 on 2001:db8:100:1::1 "eth0" at fe80::400:ff:fe00:1`},
+		{"with the asking one of its relays", relayed(byAddress("2001:db8:100:1:400:ff:fe00:6")), `client 00030001060000000006 last 3540, 2001:db8:100:1:400:ff:fe00:6 10800/39600, from ::1 on 2001:db8:100:1::1 "eth0" at fe80::400:ff:fe00:6`},
+		{"with another's relay", relayed(byAddress("2001:db8:100:1:400:ff:fe00:8")), `client 00030001060000000008 last 3540, 2001:db8:100:1:400:ff:fe00:8 10800/39600, from 2001:db8:ffff::1 on :: "" at fe80::400:ff:fe00:8`},
+		{"with a relay of which nothing more is kept", relayed(byAddress("2001:db8:100:1:400:ff:fe00:a")), "client 0003000106000000000a last 3540, 2001:db8:100:1:400:ff:fe00:a 10800/39600"},
 		{"nobody's address", byAddress("2001:db8:100:1::99"), ""},
 		{"nobody's prefix", byAddress("2001:db8:4000:40::"), ""},
 		{"an address of nowhere", byAddress("2001:db8:7000::1"), "NotConfigured"},

@@ -101,6 +101,7 @@ func TestRouterAsksForItsRoutes(t *testing.T) {
 		t.Fatal(err)
 	}
 	relayed.AddOption(dhcpv6.OptClientLinkLayerAddress(iana.HWTypeEthernet, mac[:]))
+	relayed.AddOption(dhcpv6.OptInterfaceID([]byte("eth0")))
 	b := make([]byte, 1<<16)
 	until("the client is answered", func() bool { // the server learns of the pod in a moment
 		if _, err := relaying.Write(relayed.ToBytes()); err != nil {
@@ -146,14 +147,14 @@ func TestRouterAsksForItsRoutes(t *testing.T) {
 			more = a.Client != nil
 			if more {
 				for _, p := range a.Client.Prefixes {
-					out += fmt.Sprintf("%s via %s\n", p.Prefix, a.Client.Relay.Peer)
+					out += fmt.Sprintf("%s via %s on %s\n", p.Prefix, a.Client.Relay.Peer, a.Client.Relay.InterfaceID)
 				}
 			}
 		}
 		return out
 	}
 	// What the client got reaches the store a moment after the client.
-	until("the router has its route back", func() bool { return routes() == "2001:db8:4000:10::/60 via fe80::400:ff:fe00:1\n" })
+	until("the router has its route back", func() bool { return routes() == "2001:db8:4000:10::/60 via fe80::400:ff:fe00:1 on eth0\n" })
 
 	// For one address a datagram will do.
 	single := query
@@ -170,7 +171,7 @@ func TestRouterAsksForItsRoutes(t *testing.T) {
 		}
 		a.Parse(b[:n])
 	}
-	if a.Client == nil || len(a.Client.Prefixes) != 1 || a.Client.Prefixes[0].Prefix.String() != "2001:db8:4000:10::/60" || a.Client.Relay.Peer != link {
+	if a.Client == nil || len(a.Client.Prefixes) != 1 || a.Client.Prefixes[0].Prefix.String() != "2001:db8:4000:10::/60" || a.Client.Relay.Peer != link || a.Client.Relay.Link.String() != "2001:db8:100:1::1" {
 		t.Errorf("%+v %+v", a, a.Client)
 	}
 
