@@ -16,6 +16,7 @@ func TestTimesOfAClient(t *testing.T) {
 	s, relay := newSightings(), netip.IPv6Loopback()
 	k := key{mac: mac1}
 	q := &query{key: k, relay: relay, sighting: s.id(k, relay), client: dhcp6.Client{Pod: dhcp6.NewPod(pod1), Peer: addr.LinkLocal(mac1)}}
+	q.Relays = make([]dhcp6.Relay, 1)
 	start := clockTime(1000)
 	hear := func(seconds uint32, kind dhcp6.MessageType, effect sixacre.Effect) (news bool) {
 		q.Type, q.Effect = kind, effect
