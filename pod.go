@@ -212,7 +212,7 @@ type Pod struct {
 	Identify          []Identifier   `json:"identify,omitempty" enum:"client-linklayer,remote-id,duid" doc:"What tells the MAC of a client, in order; client-linklayer,remote-id if not given"`
 	RemoteIDFormat    RemoteIDFormat `json:"remoteIdFormat,omitempty" enum:"raw,duid,huawei" doc:"How the relays tell a client in option 37: raw is its MAC; duid and huawei carry its DUID, which proves nothing, and need duid in identify"`
 	Relays            []netip.Addr   `json:"relays,omitempty" doc:"The exact addresses of the pod's relays; with none given nobody gets an answer"`
-	InterfaceIDs      []string       `json:"interfaceIds,omitempty" doc:"Interface-Ids (option 18) of the pod, for relays that leave the link-address empty"`
+	InterfaceIDs      []string       `json:"interfaceIds,omitempty" doc:"Interface-Ids (option 18) of the pod, for relays whose link-address is :: or link-local"`
 	RouterLinkLocals  []netip.Addr   `json:"routerLinkLocals,omitempty" doc:"Link-local addresses of the pod's routers"`
 	ValidLifetime     Seconds        `json:"validLifetime,omitempty" format:"int64" doc:"Valid lifetime of addresses and prefixes, seconds" example:"43200"`
 	PreferredLifetime Seconds        `json:"preferredLifetime,omitempty" format:"int64" doc:"Preferred lifetime of addresses and prefixes, seconds" example:"14400"`

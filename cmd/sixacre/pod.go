@@ -98,7 +98,7 @@ gets an answer.`,
 	f.StringVar((*string)(&p.RemoteIDFormat), "remote-id-format", "raw", "how the relays tell a client in option 37, after the enterprise number: raw (its MAC), duid or huawei (its DUID; only with duid in --identify)")
 	f.StringVar((*string)(&p.Kind), "kind", "basic", "what carries the layer 2: basic")
 	f.StringArrayVar(&relays, "relay", nil, "`address` that one of the pod's relays sends from")
-	f.StringArrayVar(&p.InterfaceIDs, "interface-id", nil, "`text` of option 18 by which a relay that leaves the link-address empty means this pod")
+	f.StringArrayVar(&p.InterfaceIDs, "interface-id", nil, "`text` of option 18 by which a relay whose link-address is :: or link-local means this pod")
 	f.StringArrayVar(&routers, "router-link-local", nil, "link-local `address` of one of the pod's routers")
 	f.StringVar((*string)(&p.UnknownClients), "unknown-clients", "ignore", "what a client without record is told: ignore (nothing) or refuse")
 	f.String("valid-lifetime", "", "valid `lifetime` of addresses and prefixes (default "+sixacre.DefaultValidLifetime.String()+")")
