@@ -454,3 +454,38 @@ func TestConcurrent(t *testing.T) {
 		t.Errorf("%v DUIDs with another MAC counted", n)
 	}
 }
+
+// What counts is the time at which a confirmation was asked for, the revision that
+// the index shows, and what the store holds after it was put back to an older state.
+func TestConfirmations(t *testing.T) {
+	var now time.Duration
+	s := New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), func() time.Duration { return now })
+	expect := func(when string, want time.Duration) {
+		t.Helper()
+		if age, ever := s.Unconfirmed(); !ever || age != want {
+			t.Errorf("%s: unconfirmed for %s, %v; expected %s", when, age, ever, want)
+		}
+	}
+	s.Apply(true, put(pod1, serverID), 10)
+	s.Confirm(0, 10)
+	now = time.Hour
+	expect("an hour later", time.Hour)
+	s.Confirm(now, 10)
+	expect("confirmed again", 0)
+	s.Confirm(30*time.Minute, 10)
+	expect("an answer that is older", 0)
+
+	s.Apply(false, nil, 9)
+	now += time.Minute
+	s.Confirm(now, 10)
+	expect("after a batch that came late", 0)
+
+	now += time.Minute
+	s.Confirm(now, 20)
+	s.Apply(true, put(pod1, serverID), 5)
+	expect("the store was put back", time.Minute)
+	s.Confirm(now, 6)
+	expect("and has moved on", time.Minute)
+	s.Apply(false, nil, 6)
+	expect("and the index with it", 0)
+}
