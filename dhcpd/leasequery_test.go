@@ -359,6 +359,59 @@ func TestLeasequeryAtTheSocket(t *testing.T) {
 	wait(t, func() bool { return off.count(t, "sixacre_dhcp6_silences_total", "leasequery-off") == 1 })
 }
 
+// Two leasequeries of one router may wait, however slow the store is, and each is
+// answered in its turn: what it asks beyond that takes no other router's place.
+func TestLeasequeriesOfOneRouterThatWait(t *testing.T) {
+	at1, at2 := netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")
+	inNamespace(t, at1, at2)
+	pod := pod1
+	pod.Relays = []netip.Addr{at1, at2}
+	asked, hold := make(chan struct{}, 10), make(chan struct{})
+	seen := &seenClients{clients: []sixacre.Sighting{bound("pod1", mac1, time.Hour)}, asked: func() { asked <- struct{}{}; <-hold }}
+	a := ask(t, seen, pod, instance("i-1", mac1))
+	a.serve(t, "[::]:0")
+	release := sync.OnceFunc(func() { close(hold) })
+	t.Cleanup(release) // or else a failure would never end
+	from := func(source netip.Addr) *net.UDPConn {
+		conn, err := net.DialUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(source, 0)), net.UDPAddrFromAddrPort(a.at))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	one, two := from(at1), from(at2)
+	send := func(conn *net.UDPConn, transaction byte) {
+		q := byClientID(addr.DUIDLL(mac1))
+		q.Transaction = [3]byte{transaction}
+		if _, err := conn.Write(lookup(q)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answered := func(conn *net.UDPConn, transaction byte) {
+		t.Helper()
+		b := make([]byte, 1<<16)
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		n, err := conn.Read(b)
+		var reply dhcp6.LeaseAnswer
+		if err != nil || reply.Parse(b[:n]) != dhcp6.Answered || reply.Client == nil || reply.Transaction != [3]byte{transaction} {
+			t.Fatalf("%v %+v, want the answer to %d", err, reply, transaction)
+		}
+	}
+	for transaction := range byte(5) {
+		send(one, 1+transaction)
+	}
+	wait(t, func() bool { return a.count(t, "sixacre_dhcp6_silences_total", "noisy-relay") == 3 })
+	send(two, 6)
+	<-asked
+	release()
+	answered(one, 1)
+	answered(one, 2)
+	answered(two, 6)
+	send(one, 7)
+	answered(one, 7)
+}
+
 // line is a requestor's connection.
 type line struct {
 	t *testing.T

@@ -132,7 +132,7 @@ func (k *Socket) Close() {
 func (s *Server) Serve(ctx context.Context, k *Socket) error {
 	defer k.Close()
 	group, ctx := errgroup.WithContext(ctx)
-	inquiries := make(chan inquiry, maxInquiries)
+	inquiries := newInquiries()
 	group.Go(func() error { s.inquire(ctx, k.fds[0], inquiries); return nil })
 	for _, fd := range k.fds {
 		w := s.newWorker(fd, k.at, inquiries)

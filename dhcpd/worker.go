@@ -26,26 +26,15 @@ type worker struct {
 	budget  budget
 	tally   *tally
 	touched uint64
-	// inquiries are leasequeries, which wait for a goroutine of their own: they ask
-	// the store.
-	inquiries chan<- inquiry
+	// inquiries are leasequeries, which wait for a goroutine of their own.
+	inquiries *inquiries
 }
-
-// inquiry is a LEASEQUERY that came in a datagram of its own.
-type inquiry struct {
-	query  []byte
-	source netip.AddrPort
-	reply  reply // what there is of it
-}
-
-// maxInquiries is how many leasequeries may wait at a socket.
-const maxInquiries = 64
 
 // outSize is room for the replies of a batch, in octets: all of them of a usual
 // size, or some of the largest.
 const outSize = 1 << 20
 
-func (s *Server) newWorker(fd int, at netip.AddrPort, inquiries chan<- inquiry) *worker {
+func (s *Server) newWorker(fd int, at netip.AddrPort, inquiries *inquiries) *worker {
 	return &worker{
 		server:    s,
 		inquiries: inquiries,
@@ -88,41 +77,20 @@ func (w *worker) divert(packets []packet) []packet {
 		if len(p.payload) == 0 || dhcp6.MessageType(p.payload[0]) != dhcp6.Leasequery {
 			return false
 		}
-		source := p.source()
-		why := dhcp6.UntrustedRelay
+		why := dhcp6.Answered
 		switch {
-		case !record.pods.IsRelay(source.Addr()):
+		case !record.pods.IsRelay(p.source().Addr()):
+			why = dhcp6.UntrustedRelay
 		case len(p.payload) > maxBulkQuery:
 			why = dhcp6.BadOption
-		default:
+		case !w.inquiries.add(&p):
 			why = dhcp6.NoisyRelay
-			select {
-			case w.inquiries <- inquiry{slices.Clone(p.payload), source, reply{to: *p.from, from: replyFrom(p.to)}}:
-				return true
-			default:
-			}
 		}
-		w.tally.silences[why].Add(1)
+		if why != dhcp6.Answered {
+			w.tally.silences[why].Add(1)
+		}
 		return true
 	})
-}
-
-// inquire answers leasequeries until the context ends.
-func (s *Server) inquire(ctx context.Context, fd int, inquiries <-chan inquiry) {
-	out := sender{fd: fd}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case l := <-inquiries:
-			if l.reply.payload = s.answerLeasequery(ctx, l.query, l.source); l.reply.payload == nil {
-				continue
-			}
-			if err := out.one(&l.reply); err != nil {
-				s.notSent(s.leasequery.tally, &l.reply, err)
-			}
-		}
-	}
 }
 
 // query is one packet and what became of it. It is used again for another.
