@@ -67,7 +67,8 @@ type slot struct {
 
 const emptied = 1
 
-// glimpse is a message with news. It has no pointers but the pod's name.
+// glimpse is a message with news, all of it in the value: to queue one allocates
+// nothing.
 type glimpse struct {
 	key
 	podName     string
