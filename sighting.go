@@ -3,30 +3,13 @@ package sixacre
 import (
 	"bytes"
 	"cmp"
-	"encoding/hex"
 	"net/netip"
 	"slices"
 	"time"
 )
 
-// DUID is a DHCP Unique Identifier, its type included (RFC 9915 section 11). As
-// text it is hexadecimal.
-type DUID []byte
-
-func (d DUID) String() string { return hex.EncodeToString(d) }
-
-// MarshalText writes the DUID as hexadecimal.
-func (d DUID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, d), nil }
-
-// UnmarshalText reads hexadecimal.
-func (d *DUID) UnmarshalText(b []byte) error {
-	octets, err := hex.AppendDecode(nil, b)
-	if err != nil {
-		return Errorf(Invalid, "duid %q is not hexadecimal: write it as 00030001060000000001", b)
-	}
-	*d = octets
-	return nil
-}
+// DUID is a DHCP Unique Identifier, its type included (RFC 9915 section 11).
+type DUID = Octets
 
 // Effect is what a client's message and the server's answer make of its leases.
 type Effect uint8

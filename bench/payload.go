@@ -122,31 +122,30 @@ func (t *template) transactionOf(answer []byte) (uint32, error) {
 // exact takes only the Relay-reply with the very leases that the record gives
 // the client.
 func exact(q question, client uint64, answer []byte) error {
-	l, err := leasesOf(q, client, answer)
-	switch {
-	case err != nil:
-		return err
-	case l.address != clientAddr(client):
-		return fmt.Errorf("address %s is not the %s of %s", l.address, clientAddr(client), clientMAC(client))
-	case l.prefix != clientPrefix(client):
-		return fmt.Errorf("prefix %s is not the %s of %s", l.prefix, clientPrefix(client), clientMAC(client))
+	prefix, err := addressed(q, client, answer)
+	if err == nil && prefix != clientPrefix(client) {
+		err = fmt.Errorf("prefix %s is not the %s of %s", prefix, clientPrefix(client), clientMAC(client))
 	}
-	return nil
+	return err
 }
 
 // pooled takes the Relay-reply with the client's address and any prefix of the
 // pool: of a server that cannot reserve prefixes.
 func pooled(q question, client uint64, answer []byte) error {
-	l, err := leasesOf(q, client, answer)
-	switch {
-	case err != nil:
-		return err
-	case l.address != clientAddr(client):
-		return fmt.Errorf("address %s is not the %s of %s", l.address, clientAddr(client), clientMAC(client))
-	case !pool.Holds(l.prefix):
-		return fmt.Errorf("prefix %s is none of pool %s", l.prefix, pool.Prefix)
+	prefix, err := addressed(q, client, answer)
+	if err == nil && !pool.Holds(prefix) {
+		err = fmt.Errorf("prefix %s is none of pool %s", prefix, pool.Prefix)
 	}
-	return nil
+	return err
+}
+
+// addressed returns the prefix in a Relay-reply with the client's address.
+func addressed(q question, client uint64, answer []byte) (netip.Prefix, error) {
+	l, err := leasesOf(q, client, answer)
+	if err == nil && l.address != clientAddr(client) {
+		err = fmt.Errorf("address %s is not the %s of %s", l.address, clientAddr(client), clientMAC(client))
+	}
+	return l.prefix, err
 }
 
 // echoed makes the judge of a server that sends back what it was sent, cut off or

@@ -194,7 +194,7 @@ func (r *reply) like(other *reply) bool {
 // slot is where in a hash table of that size a reply's train is looked for first.
 func (r *reply) slot(size int) int {
 	h := binary.LittleEndian.Uint64(r.to.Addr[:8])*3 ^ binary.LittleEndian.Uint64(r.to.Addr[8:]) ^ uint64(r.to.Port)<<32 ^ uint64(len(r.payload))
-	return place(h*0x9e3779b97f4a7c15, size)
+	return place(h*golden, size)
 }
 
 // group says which train each reply is in and returns how many trains there are.

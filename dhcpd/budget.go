@@ -2,7 +2,6 @@ package dhcpd
 
 import (
 	"encoding/binary"
-	"math/bits"
 	"math/rand/v2"
 	"time"
 )
@@ -94,7 +93,4 @@ func (b *clientBudget) take(k key) bool {
 }
 
 // spread picks one of n cells.
-func spread(seed, a, b uint64, n int) int {
-	hi, lo := bits.Mul64(a^seed, b^0x9e3779b97f4a7c15)
-	return place((hi^lo)*0x9e3779b97f4a7c15, n)
-}
+func spread(seed, a, b uint64, n int) int { return place(mix(a^seed, b^golden)*golden, n) }

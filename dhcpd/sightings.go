@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"hash/maphash"
-	"math/bits"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -118,10 +117,9 @@ func newSightings() *sightings {
 // id is a secret hash, so that nobody can choose whom to be mistaken for.
 func (s *sightings) id(k key, relay netip.Addr) uint64 {
 	a := relay.As16()
-	hi, lo := bits.Mul64(k.first()^s.seeds[0], binary.NativeEndian.Uint64(a[:8])^s.seeds[1])
-	hi, lo = bits.Mul64(hi^lo^uint64(k.pod)<<20, binary.NativeEndian.Uint64(a[8:])^s.seeds[0])
-	hi, lo = bits.Mul64(hi^lo^s.seeds[1], 0x9e3779b97f4a7c15)
-	return max(hi^lo, emptied+1)
+	h := mix(k.first()^s.seeds[0], binary.NativeEndian.Uint64(a[:8])^s.seeds[1])
+	h = mix(h^uint64(k.pod)<<20, binary.NativeEndian.Uint64(a[8:])^s.seeds[0])
+	return max(mix(h^s.seeds[1], golden), emptied+1)
 }
 
 // find returns the slot with the id, or nil.

@@ -78,8 +78,16 @@ func newTable() *table {
 // hash mixes a key with the table's own secret: MACs of one cloud differ in few
 // bits, and those of a guest's choosing must not all end in one place.
 func (t *table) hash(k key) uint64 {
-	hi, lo := bits.Mul64(k.first()^t.seeds[0], uint64(k.pod)<<32^t.seeds[1])
-	hi, lo = bits.Mul64(hi^lo, 0x9e3779b97f4a7c15)
+	return mix(mix(k.first()^t.seeds[0], uint64(k.pod)<<32^t.seeds[1]), golden)
+}
+
+// golden is the golden ratio as a fraction of 2^64: an odd number whose bits look
+// like those of chance, to multiply by.
+const golden = 0x9e3779b97f4a7c15
+
+// mix folds the product of two numbers.
+func mix(a, b uint64) uint64 {
+	hi, lo := bits.Mul64(a, b)
 	return hi ^ lo
 }
 

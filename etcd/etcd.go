@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -107,18 +108,26 @@ func (s *Store) Page(ctx context.Context, kind sixacre.Kind, under, after string
 		return nil, unavailable(err)
 	}
 	records := make([]sixacre.Record, 0, len(resp.Kvs))
-	for _, kv := range resp.Kvs {
+	err = each(resp.Kvs, func(e sixacre.Event) {
+		records = append(records, sixacre.Record{Noun: e.Noun, Revision: e.Revision})
+	})
+	return records, err
+}
+
+// each calls f for every record of ours in an answer of etcd.
+func each(kvs []*mvccpb.KeyValue, f func(sixacre.Event)) error {
+	for _, kv := range kvs {
 		key, ok := keyOf(string(kv.Key))
 		if !ok {
 			continue
 		}
 		noun, err := decode(key, kv.Value)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		records = append(records, sixacre.Record{Noun: noun, Revision: kv.ModRevision})
+		f(sixacre.Event{Key: key, Noun: noun, Revision: kv.ModRevision})
 	}
-	return records, nil
+	return nil
 }
 
 // List returns the records of a kind whose names start with under, in the order
@@ -146,16 +155,8 @@ func (s *Store) scan(ctx context.Context, prefix string, revision int64, f func(
 		if revision == 0 {
 			revision = resp.Header.Revision
 		}
-		for _, kv := range resp.Kvs {
-			key, ok := keyOf(string(kv.Key))
-			if !ok {
-				continue
-			}
-			noun, err := decode(key, kv.Value)
-			if err != nil {
-				return 0, err
-			}
-			f(sixacre.Event{Key: key, Noun: noun, Revision: kv.ModRevision})
+		if err := each(resp.Kvs, f); err != nil {
+			return 0, err
 		}
 		if !resp.More {
 			return revision, nil
