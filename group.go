@@ -177,15 +177,18 @@ func (r *Remote) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// Rule is one allowance of a group.
+// Rule is one allowance of a group. It is asked for new connections; Cut alone
+// says what becomes of those that it allowed when it goes or changes.
 type Rule struct {
-	ID          int       `json:"id,omitempty" readOnly:"true" doc:"Number of the rule in its group"`
-	Direction   Direction `json:"direction" required:"true" enum:"in,out"`
-	Protocol    Protocol  `json:"protocol" required:"true" doc:"tcp, udp, icmpv6, any or a number" example:"tcp"`
-	Ports       Ports     `json:"ports,omitempty" doc:"Destination ports of tcp or udp; all if not given" example:"22,8000-8999"`
-	ICMPType    *ICMPType `json:"icmpType,omitempty" doc:"Type or type/code of icmpv6; all if not given" example:"128"`
-	Remote      Remote    `json:"remote,omitzero" doc:"The other end: a prefix or group:NAME; anybody if not given" example:"2001:db8::/32"`
-	Description string    `json:"description,omitempty"`
+	ID              int       `json:"id,omitempty" readOnly:"true" doc:"Number of the rule in its group"`
+	Direction       Direction `json:"direction" required:"true" enum:"in,out"`
+	Protocol        Protocol  `json:"protocol" required:"true" doc:"tcp, udp, icmpv6, any or a number" example:"tcp"`
+	Ports           Ports     `json:"ports,omitempty" doc:"Destination ports of tcp or udp; all if not given" example:"22,8000-8999"`
+	ICMPType        *ICMPType `json:"icmpType,omitempty" doc:"Type or type/code of icmpv6; all if not given" example:"128"`
+	Remote          Remote    `json:"remote,omitzero" doc:"The other end: a prefix or group:NAME; anybody if not given" example:"2001:db8::/32"`
+	IncludePrefixes bool      `json:"includePrefixes,omitempty" doc:"Whether the members of a remote group are their delegated prefixes too, not only their addresses"`
+	Cut             bool      `json:"cut,omitempty" doc:"Whether established connections that the rule allowed end once nothing allows them any more; else they go on"`
+	Description     string    `json:"description,omitempty"`
 }
 
 // Validate refuses a rule that says nothing sensible.
@@ -197,6 +200,8 @@ func (r Rule) Validate() error {
 		return Errorf(Invalid, "ports %s go with protocol tcp or udp, not %s", r.Ports, r.Protocol)
 	case r.ICMPType != nil && r.Protocol != ICMPv6:
 		return Errorf(Invalid, "icmp type %s goes with protocol icmpv6, not %s", r.ICMPType, r.Protocol)
+	case r.IncludePrefixes && r.Remote.Group == "":
+		return Errorf(Invalid, "include-prefixes goes with a remote group: give group:NAME as the remote, or leave it out")
 	case len(r.Description) > 255:
 		return Errorf(Invalid, "description of %d octets is longer than 255", len(r.Description))
 	}

@@ -34,24 +34,44 @@ func (n NIC) records() int {
 //
 // In the record, Address is set only in a dhcpv6 pod and LinkLocal never; both
 // are filled in by addr.Complete on the way out, so that what is shown, answered
-// and filtered is always what the MAC and the pod say.
+// and filtered is always what the MAC and the pod say. LearnedLinkLocal is in the
+// record: a guest makes it of what nobody else knows (RFC 7217).
 type NIC struct {
-	MAC       MAC            `json:"mac" required:"true" doc:"Link-layer address, unique in the pod" example:"06:00:00:00:00:01"`
-	Pod       string         `json:"pod" required:"true" example:"pod1"`
-	Host      string         `json:"host,omitempty" doc:"Hypervisor it runs on" example:"hv1"`
-	Device    string         `json:"device,omitempty" doc:"The tap on the host, if known" example:"tap1"`
-	State     NICState       `json:"state,omitempty" enum:"running,stopped"`
-	MovingTo  string         `json:"movingTo,omitempty" doc:"Hypervisor it is being moved to"`
-	Address   netip.Addr     `json:"address,omitzero" doc:"Its address in the link prefix"`
-	LinkLocal netip.Addr     `json:"linkLocal,omitzero" readOnly:"true" doc:"Its predicted link-local address"`
-	Declined  netip.Addr     `json:"declined,omitzero" readOnly:"true" doc:"The address that it had until its client found another on the link with it: nobody is given it while the NIC stays"`
-	Prefixes  []netip.Prefix `json:"prefixes" doc:"The prefixes delegated to it"`
-	Groups    []string       `json:"groups" doc:"Its security groups"`
+	MAC              MAC            `json:"mac" required:"true" doc:"Link-layer address, unique in the pod" example:"06:00:00:00:00:01"`
+	Pod              string         `json:"pod" required:"true" example:"pod1"`
+	Host             string         `json:"host,omitempty" doc:"Hypervisor it runs on" example:"hv1"`
+	Device           string         `json:"device,omitempty" doc:"The tap on the host, if known" example:"tap1"`
+	State            NICState       `json:"state,omitempty" enum:"running,stopped"`
+	MovingTo         string         `json:"movingTo,omitempty" doc:"Hypervisor it is being moved to"`
+	Address          netip.Addr     `json:"address,omitzero" doc:"Its address in the link prefix"`
+	LinkLocal        netip.Addr     `json:"linkLocal,omitzero" readOnly:"true" doc:"Its predicted link-local address"`
+	LearnedLinkLocal netip.Addr     `json:"learnedLinkLocal,omitzero" readOnly:"true" doc:"A second link-local address, which its guest was seen to take on its host"`
+	Declined         netip.Addr     `json:"declined,omitzero" readOnly:"true" doc:"The address that it had until its client found another on the link with it: nobody is given it while the NIC stays"`
+	Prefixes         []netip.Prefix `json:"prefixes" doc:"The prefixes delegated to it"`
+	Groups           []string       `json:"groups" doc:"Its security groups"`
 }
 
 // On reports whether the host filters for this NIC: it runs there, or is being
 // moved there.
 func (n NIC) On(host string) bool { return host != "" && (n.Host == host || n.MovingTo == host) }
+
+// LinkLocals returns the link-local addresses that the NIC may use: the predicted
+// one, and the learned one if there is one.
+func (n NIC) LinkLocals() []netip.Addr {
+	if !n.LearnedLinkLocal.IsValid() {
+		return []netip.Addr{n.LinkLocal}
+	}
+	return []netip.Addr{n.LinkLocal, n.LearnedLinkLocal}
+}
+
+// LinkLocalRequest is what a hypervisor's agent asks when the guest behind a tap
+// takes a link-local address that is not the predicted one.
+type LinkLocalRequest struct {
+	Pod     string     `json:"pod" required:"true" example:"pod1"`
+	MAC     MAC        `json:"mac" required:"true" example:"06:00:00:00:00:01"`
+	Address netip.Addr `json:"address" required:"true" doc:"The address that the guest takes" example:"fe80::7217"`
+	NewTap  bool       `json:"newTap,omitempty" doc:"Whether the tap was made anew since the NIC's last learned address: then it may change at once"`
+}
 
 // Instance is a virtual machine.
 type Instance struct {

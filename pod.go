@@ -85,6 +85,24 @@ const (
 	Kea     DHCPServer = "kea"     // ISC Kea from our reservations; not available yet
 )
 
+// AntiSpoof says which source addresses of the link prefix a NIC may use, always
+// with its own MAC. Its link-locals and delegated prefixes it may use either way.
+type AntiSpoof string
+
+const (
+	AntiSpoofAddress    AntiSpoof = "address"     // its own address alone
+	AntiSpoofLinkPrefix AntiSpoof = "link-prefix" // any address of the /64 that no other NIC has, for guests with temporary addresses (RFC 8981)
+)
+
+// Echo says which ICMPv6 echo requests reach a guest that did not ask for them
+// (RFC 4890 section 4.3.1).
+type Echo string
+
+const (
+	EchoAllow Echo = "allow" // all
+	EchoRules Echo = "rules" // those that a rule of one of its groups allows
+)
+
 // Seconds is a lifetime in seconds, as RA and DHCPv6 carry it.
 type Seconds uint32
 
@@ -223,6 +241,8 @@ type Pod struct {
 	Preference        uint8          `json:"preference,omitempty" maximum:"255" doc:"Server preference in Advertise: clients take an offer of 255 without waiting for others; 0 if not given" example:"255"`
 	UnknownClients    UnknownClients `json:"unknownClients,omitempty" enum:"ignore,refuse" doc:"What an unknown client is told; ignore if not given"`
 	DHCP              DHCPServer     `json:"dhcp,omitempty" enum:"builtin,kea" doc:"Who answers DHCPv6; builtin if not given"`
+	AntiSpoof         AntiSpoof      `json:"antiSpoof,omitempty" enum:"address,link-prefix" doc:"Which addresses of the link prefix a NIC may send from: its own alone, or any that no other NIC has; address if not given"`
+	Echo              Echo           `json:"echo,omitempty" enum:"allow,rules" doc:"Which echo requests reach a guest: all, or those that a rule of one of its groups allows; allow if not given"`
 }
 
 // WithDefaults returns the pod with every field that has a default and was not
@@ -234,6 +254,8 @@ func (p Pod) WithDefaults() Pod {
 	p.RemoteIDFormat = orDefault(p.RemoteIDFormat, RemoteIDRaw)
 	p.UnknownClients = orDefault(p.UnknownClients, Ignore)
 	p.DHCP = orDefault(p.DHCP, Builtin)
+	p.AntiSpoof = orDefault(p.AntiSpoof, AntiSpoofAddress)
+	p.Echo = orDefault(p.Echo, EchoAllow)
 	p.ValidLifetime = orDefault(p.ValidLifetime, max(DefaultValidLifetime, p.PreferredLifetime))
 	p.PreferredLifetime = orDefault(p.PreferredLifetime, min(DefaultPreferredLifetime, p.ValidLifetime))
 	if len(p.Identify) == 0 {
@@ -292,6 +314,10 @@ func (p Pod) validate() error {
 		return Errorf(Invalid, "dhcp kea is not available yet: use builtin")
 	case p.DHCP != Builtin:
 		return Errorf(Invalid, "dhcp %q is not known: use builtin", p.DHCP)
+	case !oneOf(p.AntiSpoof, AntiSpoofAddress, AntiSpoofLinkPrefix):
+		return Errorf(Invalid, "anti-spoof %q is not known: use address or link-prefix", p.AntiSpoof)
+	case !oneOf(p.Echo, EchoAllow, EchoRules):
+		return Errorf(Invalid, "echo %q is not known: use allow or rules", p.Echo)
 	case p.ValidLifetime == Infinity:
 		return Errorf(Invalid, "valid lifetime infinity would keep a released prefix out of use for ever: give a duration")
 	case p.PreferredLifetime > p.ValidLifetime:

@@ -110,3 +110,22 @@ func TestUntrustedRemoteID(t *testing.T) {
 		}
 	}
 }
+
+func TestPodFilter(t *testing.T) {
+	p := plainPod()
+	if p.AntiSpoof != AntiSpoofAddress || p.Echo != EchoAllow {
+		t.Errorf("defaults are %q and %q", p.AntiSpoof, p.Echo)
+	}
+	p.AntiSpoof, p.Echo = AntiSpoofLinkPrefix, EchoRules
+	if err := p.Validate(); err != nil {
+		t.Error(err)
+	}
+	p.AntiSpoof = "mac"
+	if err := p.Validate(); CodeOf(err) != Invalid || !strings.Contains(err.Error(), `"mac"`) {
+		t.Error(err)
+	}
+	p.AntiSpoof, p.Echo = AntiSpoofAddress, "deny"
+	if err := p.Validate(); CodeOf(err) != Invalid || !strings.Contains(err.Error(), `"deny"`) {
+		t.Error(err)
+	}
+}

@@ -288,7 +288,11 @@ func keyOf(path string) (sixacre.Key, bool) {
 func decode(key sixacre.Key, value []byte) (sixacre.Noun, error) {
 	switch key.Kind {
 	case sixacre.KindPod:
-		return unmarshal[sixacre.Pod](value)
+		noun, err := unmarshal[sixacre.Pod](value)
+		if p, ok := noun.(sixacre.Pod); ok {
+			noun = p.WithDefaults() // an older version wrote fewer fields
+		}
+		return noun, err
 	case sixacre.KindInstance:
 		return unmarshal[sixacre.Instance](value)
 	case sixacre.KindDelegation:

@@ -284,3 +284,20 @@ func watchComesAsFarAsConfirmed(t *testing.T, store *Store) {
 		}
 	}
 }
+
+func TestPodOfAnOlderVersionHasDefaults(t *testing.T) {
+	store := open(t, t.TempDir())
+	old := `{"name":"pod1","linkPrefix":"2001:db8:100:1::/64","addressing":"dhcpv6"}`
+	key := sixacre.Pod{Name: "pod1"}.Key()
+	if _, err := store.client.Put(t.Context(), path(key), old); err != nil {
+		t.Fatal(err)
+	}
+	r, err := store.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := r.Noun.(sixacre.Pod)
+	if p.AntiSpoof != sixacre.AntiSpoofAddress || p.Echo != sixacre.EchoAllow || p.Addressing != sixacre.DHCPv6 {
+		t.Errorf("%s is read as %+v", old, p)
+	}
+}
