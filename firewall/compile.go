@@ -3,158 +3,200 @@ package firewall
 import (
 	"cmp"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/sixacre/sixacre"
 )
 
-// Ruleset is the compiled policy of a host. Nothing in it is nft's own, so that
-// another data path can be made from it; [Ruleset.Sync] and its neighbours
-// print it for nft. The same Host in any order makes the same Ruleset.
+// Ruleset is the compiled policy of a host. The same Host in any order makes the
+// same Ruleset. It is made of parts, each for one thing: the host itself, a NIC,
+// a group's rules of one direction, a group's members. What is as it was in the
+// Ruleset before is the very same part, so that [Ruleset.Change] is quick.
 type Ruleset struct {
-	mode    Mode
-	taps    []Pattern
-	bridges []Bridge
-	uplinks []Uplink
-	nics    []nic
-	groups  []group
-	members []sixacre.Members
+	host    *host
+	nics    []*nic
+	groups  []*group
+	members []*members
 }
 
-// nic is what one tap's guest is held to.
-type nic struct {
-	device, bridge string
-	mac            sixacre.MAC
-	linkLocal      netip.Addr
-	addresses      []netip.Addr // global ones
-	prefixes       []netip.Prefix
-	in, out        []string // groups that have rules of that direction
+// part is what one thing brings into the tables: sets and chains of its own, and
+// elements of the host's sets.
+type part struct {
+	sets   []Set
+	chains []Chain
+	shared []entry
 }
 
-// holds returns all single addresses that the NIC may call its own.
-func (n nic) holds() []netip.Addr { return append([]netip.Addr{n.linkLocal}, n.addresses...) }
+type entry struct{ set, element string }
 
 // Compile makes the policy. A port whose NIC is stopped or incomplete, whose
 // name matches no tap pattern or cannot be written, or which two NICs claim is
 // left out: it passes nothing. [Ruleset.Filters] tells.
-func Compile(h Host) Ruleset {
-	rs := Ruleset{mode: h.Mode, taps: slices.Clone(h.Taps)}
-	slices.Sort(rs.taps)
-	rs.taps = slices.Compact(rs.taps)
-	for _, b := range h.Bridges {
-		if plain(b.Name) {
-			rs.bridges = append(rs.bridges, b)
-		}
-	}
-	slices.SortFunc(rs.bridges, func(a, b Bridge) int { return cmp.Compare(a.Name, b.Name) })
-	rs.bridges = slices.CompactFunc(rs.bridges, func(a, b Bridge) bool { return a.Name == b.Name })
-	for _, u := range h.Uplinks {
-		if plain(u.Device) && !rs.isTap(u.Device) {
-			rs.uplinks = append(rs.uplinks, u)
-		}
-	}
-	slices.SortFunc(rs.uplinks, func(a, b Uplink) int { return cmp.Compare(a.Device, b.Device) })
-	rs.uplinks = slices.CompactFunc(rs.uplinks, func(a, b Uplink) bool { return a.Device == b.Device })
+func Compile(h Host) Ruleset { return Ruleset{}.Next(h) }
 
-	claims := map[string]int{}
-	for _, p := range h.Ports {
-		claims[p.Device]++
-	}
+// Next makes the policy as [Compile] does, of those parts of rs that are the same.
+func (rs Ruleset) Next(h Host) Ruleset {
+	base := baseOf(h)
 	rules := map[string]sixacre.Group{}
 	for _, g := range h.Groups {
 		if sixacre.ValidateName("group", g.Name) == nil { // it becomes part of chain names
 			rules[g.Name] = g
 		}
 	}
-	used := map[string]bool{}
-	for _, p := range h.Ports {
-		if claims[p.Device] > 1 || !plain(p.Device) || !rs.isTap(p.Device) || !filterable(p.NIC) {
-			continue
-		}
-		n := nic{device: p.Device, bridge: p.Bridge, mac: p.NIC.MAC, linkLocal: p.NIC.LinkLocal}
-		n.addresses = []netip.Addr{p.NIC.Address}
-		for _, q := range p.NIC.Prefixes {
-			if unicast(q.Addr()) && q.Bits() > 0 {
-				n.prefixes = append(n.prefixes, q.Masked())
-			}
-		}
-		slices.SortFunc(n.prefixes, netip.Prefix.Compare)
-		n.prefixes = slices.Compact(n.prefixes)
-		for _, name := range p.NIC.Groups {
-			if g, ok := rules[name]; ok {
-				used[name] = true
-				if has(g, sixacre.In) {
-					n.in = append(n.in, name)
-				}
-				if has(g, sixacre.Out) {
-					n.out = append(n.out, name)
-				}
-			}
-		}
-		for _, names := range []*[]string{&n.in, &n.out} {
-			slices.Sort(*names)
-			*names = slices.Compact(*names)
-		}
-		rs.nics = append(rs.nics, n)
-	}
-	slices.SortFunc(rs.nics, func(a, b nic) int { return cmp.Compare(a.device, b.device) })
+	policies := policiesOf(h, base, rules)
 
+	used := map[string]bool{}
+	for _, p := range policies {
+		for _, name := range append(slices.Clone(p.in), p.out...) {
+			used[name] = true
+		}
+		for _, b := range p.blocks() {
+			base.lengths = append(base.lengths, b.Bits())
+		}
+		base.wholeLinks = base.wholeLinks || p.link.IsValid()
+	}
+	slices.Sort(base.lengths)
+	base.lengths = slices.Compact(base.lengths)
+
+	var next Ruleset
+	if next.host = rs.host; rs.host == nil || !reflect.DeepEqual(rs.host.base, base) {
+		next.host = newHost(base)
+	}
+	for _, p := range policies {
+		p.wholeLinks = base.wholeLinks
+		next.nics = append(next.nics, rs.nic(p))
+	}
 	remotes := map[string]bool{}
 	for name := range used {
 		for _, d := range []sixacre.Direction{sixacre.In, sixacre.Out} {
-			if g := rules[name]; has(g, d) {
-				rs.groups = append(rs.groups, compileGroup(g, d))
+			if has(rules[name], d) {
+				g := rs.group(rules[name], d)
+				next.groups = append(next.groups, g)
+				for _, r := range g.remotes {
+					remotes[r] = true
+				}
 			}
 		}
 	}
-	for _, g := range rs.groups {
-		for _, r := range g.remoteGroups() {
-			remotes[r] = true
-		}
+	slices.SortFunc(next.groups, compareGroups)
+	given := map[string]sixacre.Members{}
+	for _, m := range h.Members {
+		given[m.Group] = m
 	}
-	slices.SortFunc(rs.groups, func(a, b group) int {
-		return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.direction, b.direction))
-	})
 	for name := range remotes {
-		rs.members = append(rs.members, membersOf(name, h.Members))
+		m := given[name]
+		m.Group = name
+		next.members = append(next.members, rs.membersOf(m))
 	}
-	sixacre.SortNouns(rs.members)
-	return rs
+	slices.SortFunc(next.members, compareMembers)
+	return next
 }
 
 // Filters reports whether the tap is programmed: whether a NIC's own traffic
 // passes it.
 func (rs Ruleset) Filters(device string) bool {
-	_, found := slices.BinarySearchFunc(rs.nics, device, func(n nic, d string) int { return cmp.Compare(n.device, d) })
+	_, found := slices.BinarySearchFunc(rs.nics, device, func(n *nic, d string) int { return cmp.Compare(n.device, d) })
 	return found
 }
 
-func (rs Ruleset) isTap(device string) bool {
-	return slices.ContainsFunc(rs.taps, func(p Pattern) bool { return p.Match(device) })
+// policy is what one tap's guest is held to.
+type policy struct {
+	device, bridge string
+	uplinks        []string // of that bridge
+	mode           Mode
+	zone           uint16
+	mac            sixacre.MAC
+	linkLocals     []netip.Addr
+	address        netip.Addr // global
+	prefixes       []netip.Prefix
+	link           netip.Prefix // that it may use as a whole; zero where only its address
+	wholeLinks     bool         // whether any NIC of the host may
+	echoByRule     bool         // echo requests reach it only by a rule
+	in, out        []string     // groups that have rules of that direction
+}
+
+// holds returns all single addresses that the NIC may call its own.
+func (p policy) holds() []netip.Addr { return append(slices.Clone(p.linkLocals), p.address) }
+
+// blocks returns the prefixes whose addresses it may use.
+func (p policy) blocks() []netip.Prefix {
+	if p.link.IsValid() {
+		return append(slices.Clone(p.prefixes), p.link)
+	}
+	return p.prefixes
+}
+
+// policiesOf says what each port's guest is held to, in the order of the ports'
+// names.
+func policiesOf(h Host, base base, rules map[string]sixacre.Group) []policy {
+	claims := map[string]int{}
+	for _, p := range h.Ports {
+		claims[p.Device]++
+	}
+	pods := map[string]sixacre.Pod{}
+	for _, p := range h.Pods {
+		pods[p.Name] = p
+	}
+	uplinks, zones := map[string][]string{}, map[string]uint16{}
+	for _, u := range base.uplinks {
+		uplinks[u.Bridge] = append(uplinks[u.Bridge], u.Device)
+	}
+	for _, b := range base.bridges {
+		zones[b.Name] = b.Zone
+	}
+	var out []policy
+	for _, port := range h.Ports {
+		if claims[port.Device] > 1 || !plain(port.Device) || !base.isTap(port.Device) || !filterable(port.NIC) {
+			continue
+		}
+		pod := pods[port.NIC.Pod]
+		p := policy{
+			device: port.Device, bridge: port.Bridge, uplinks: uplinks[port.Bridge], zone: zones[port.Bridge], mode: h.Mode,
+			mac: port.NIC.MAC, address: port.NIC.Address, echoByRule: pod.Echo == sixacre.EchoRules,
+		}
+		if _, known := zones[port.Bridge]; !known || !plain(port.Bridge) {
+			p.bridge = ""
+		}
+		for _, a := range port.NIC.LinkLocals() {
+			if a.Is6() && a.IsLinkLocalUnicast() && a.Zone() == "" {
+				p.linkLocals = append(p.linkLocals, a)
+			}
+		}
+		for _, q := range port.NIC.Prefixes {
+			if unicast(q.Addr()) && q.Bits() > 0 {
+				p.prefixes = append(p.prefixes, q.Masked())
+			}
+		}
+		if pod.AntiSpoof == sixacre.AntiSpoofLinkPrefix && pod.LinkPrefix.Bits() == 64 && unicast(pod.LinkPrefix.Addr()) {
+			p.link = pod.LinkPrefix.Masked()
+		}
+		for _, name := range port.NIC.Groups {
+			if g, ok := rules[name]; ok {
+				if has(g, sixacre.In) {
+					p.in = append(p.in, name)
+				}
+				if has(g, sixacre.Out) {
+					p.out = append(p.out, name)
+				}
+			}
+		}
+		slices.SortFunc(p.prefixes, netip.Prefix.Compare)
+		p.prefixes = slices.Compact(p.prefixes)
+		for _, names := range []*[]string{&p.in, &p.out} {
+			slices.Sort(*names)
+			*names = slices.Compact(*names)
+		}
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b policy) int { return cmp.Compare(a.device, b.device) })
+	return out
 }
 
 // filterable reports whether the NIC runs and says who it is.
 func filterable(n sixacre.NIC) bool {
 	return n.State != sixacre.Stopped && n.MAC.Validate() == nil &&
 		n.LinkLocal.Is6() && n.LinkLocal.IsLinkLocalUnicast() && unicast(n.Address)
-}
-
-func unicast(a netip.Addr) bool {
-	return a.Is6() && !a.Is4In6() && a.IsGlobalUnicast() && a.Zone() == ""
-}
-
-func membersOf(name string, all []sixacre.Members) sixacre.Members {
-	m := sixacre.Members{Group: name}
-	for _, of := range all {
-		if of.Group == name {
-			m.Addresses = append(m.Addresses, slices.DeleteFunc(slices.Clone(of.Addresses), func(a netip.Addr) bool { return !unicast(a) })...)
-			m.Prefixes = append(m.Prefixes, of.Prefixes...)
-		}
-	}
-	slices.SortFunc(m.Addresses, netip.Addr.Compare)
-	m.Addresses = slices.Compact(m.Addresses)
-	m.Prefixes = disjoint(m.Prefixes)
-	return m
 }
 
 // disjoint sorts the prefixes and drops those that another holds: an nft set

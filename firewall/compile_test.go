@@ -66,6 +66,7 @@ func base(mode firewall.Mode) firewall.Host {
 		Taps:    []firewall.Pattern{"vnet*", "tap*"},
 		Bridges: []firewall.Bridge{{Name: "br0", Zone: 7}},
 		Uplinks: []firewall.Uplink{{Device: "eth0", Bridge: "br0"}},
+		Pods:    []sixacre.Pod{pod},
 	}
 }
 

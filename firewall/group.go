@@ -1,18 +1,34 @@
 package firewall
 
 import (
+	"cmp"
+	"fmt"
+	"hash/fnv"
 	"net/netip"
+	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/sixacre/sixacre"
 )
 
-// group is what a security group allows in one direction.
+// group is the part of what a security group allows in one direction.
 type group struct {
-	name      string
-	direction sixacre.Direction
-	ports     []segment // tcp and udp; disjoint and in order
-	others    []other   // what is not told apart by ports
+	sixacre.Group // as it was given
+	direction     sixacre.Direction
+	remotes       []string // groups that its rules name, some twice
+	part
+}
+
+func compareGroups(a, b *group) int {
+	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.direction, b.direction))
+}
+
+// allowances are a group's rules of one direction, ready to be looked up.
+type allowances struct {
+	ports  []segment // tcp and udp; disjoint and in order
+	others []other   // what is not told apart by ports
 }
 
 // segment is a range of ports with the same answer to everybody: overlapping
@@ -35,20 +51,52 @@ type remotes struct {
 	rules    []int // the rules it stands for, by number: it names the chain
 	anybody  bool
 	prefixes []netip.Prefix
-	groups   []string
+	groups   []remoteGroup
+}
+
+// remoteGroup is a group whose members' addresses are meant, or their delegated
+// prefixes too.
+type remoteGroup struct {
+	name     string
+	prefixes bool
 }
 
 func has(g sixacre.Group, d sixacre.Direction) bool {
 	return slices.ContainsFunc(g.Rules, func(r sixacre.Rule) bool { return r.Direction == d })
 }
 
-func compileGroup(g sixacre.Group, d sixacre.Direction) group {
-	out := group{name: g.Name, direction: d}
-	rules := numbered(g.Rules)
-	rules = slices.DeleteFunc(rules, func(r sixacre.Rule) bool {
-		badGroup := r.Remote.Group != "" && sixacre.ValidateName("group", r.Remote.Group) != nil
-		return r.Direction != d || r.Validate() != nil || badGroup
-	})
+// group returns the group's part as it was, where its rules are the same.
+func (rs Ruleset) group(g sixacre.Group, d sixacre.Direction) *group {
+	made := &group{Group: g, direction: d}
+	i, found := slices.BinarySearchFunc(rs.groups, made, compareGroups)
+	if found && sameRules(rs.groups[i].Rules, g.Rules) {
+		return rs.groups[i]
+	}
+	rules := allow(g, d)
+	for _, s := range rules.ports {
+		made.name(s.from)
+	}
+	for _, o := range rules.others {
+		made.name(o.from)
+	}
+	made.part = rules.render(groupChain(g.Name, d), d)
+	return made
+}
+
+func (g *group) name(from remotes) {
+	for _, r := range from.groups {
+		g.remotes = append(g.remotes, r.name)
+	}
+}
+
+// sameRules is quick where the view did not change them.
+func sameRules(a, b []sixacre.Rule) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || reflect.DeepEqual(a, b))
+}
+
+func allow(g sixacre.Group, d sixacre.Direction) allowances {
+	var out allowances
+	rules := usable(g, d)
 	for _, protocol := range []sixacre.Protocol{sixacre.TCP, sixacre.UDP} {
 		out.ports = append(out.ports, segments(protocol, rules)...)
 	}
@@ -60,16 +108,12 @@ func compileGroup(g sixacre.Group, d sixacre.Direction) group {
 	return out
 }
 
-// remoteGroups returns the groups that the rules name, some twice.
-func (g group) remoteGroups() []string {
-	var out []string
-	for _, s := range g.ports {
-		out = append(out, s.from.groups...)
-	}
-	for _, o := range g.others {
-		out = append(out, o.from.groups...)
-	}
-	return out
+// usable returns the rules of the direction that can be followed.
+func usable(g sixacre.Group, d sixacre.Direction) []sixacre.Rule {
+	return slices.DeleteFunc(numbered(g.Rules), func(r sixacre.Rule) bool {
+		badGroup := r.Remote.Group != "" && sixacre.ValidateName("group", r.Remote.Group) != nil
+		return r.Direction != d || r.Validate() != nil || badGroup
+	})
 }
 
 // numbered returns the rules in the order of their numbers. Rules that came
@@ -142,7 +186,7 @@ func remotesOf(rules []sixacre.Rule) remotes {
 		out.rules = append(out.rules, r.ID)
 		switch {
 		case r.Remote.Group != "":
-			out.groups = append(out.groups, r.Remote.Group)
+			out.groups = append(out.groups, remoteGroup{r.Remote.Group, r.IncludePrefixes})
 		case !r.Remote.Prefix.IsValid() || r.Remote.Prefix.Bits() == 0:
 			out.anybody = true
 		default:
@@ -154,8 +198,128 @@ func remotesOf(rules []sixacre.Rule) remotes {
 	if out.anybody {
 		return remotes{rules: nil, anybody: true}
 	}
-	slices.Sort(out.groups)
-	out.groups = slices.Compact(out.groups)
+	// With prefixes first: the same group without adds nothing.
+	slices.SortFunc(out.groups, func(a, b remoteGroup) int {
+		switch {
+		case a.name != b.name:
+			return cmp.Compare(a.name, b.name)
+		case a.prefixes == b.prefixes:
+			return 0
+		case a.prefixes:
+			return -1
+		}
+		return 1
+	})
+	out.groups = slices.CompactFunc(out.groups, func(a, b remoteGroup) bool { return a.name == b.name })
 	out.prefixes = disjoint(out.prefixes)
 	return out
+}
+
+// members is the part of a group that rules name: who belongs to it.
+type members struct {
+	given sixacre.Members
+	part
+}
+
+func compareMembers(a, b *members) int { return cmp.Compare(a.given.Group, b.given.Group) }
+
+// membersOf returns the members' part as it was, where they are the same.
+func (rs Ruleset) membersOf(given sixacre.Members) *members {
+	m := &members{given: given}
+	i, found := slices.BinarySearchFunc(rs.members, m, compareMembers)
+	if found && slices.Equal(rs.members[i].given.Addresses, given.Addresses) && slices.Equal(rs.members[i].given.Prefixes, given.Prefixes) {
+		return rs.members[i]
+	}
+	all := slices.DeleteFunc(slices.Clone(given.Addresses), func(a netip.Addr) bool { return !unicast(a) })
+	slices.SortFunc(all, netip.Addr.Compare)
+	addresses := Set{Kind: "set", Name: "members_" + given.Group, Spec: "type ipv6_addr;"}
+	for _, a := range slices.Compact(all) {
+		addresses.Elements = append(addresses.Elements, a.String())
+	}
+	prefixes := Set{Kind: "set", Name: "member_prefixes_" + given.Group, Spec: "type ipv6_addr; flags interval;"}
+	for _, p := range disjoint(given.Prefixes) {
+		prefixes.Elements = append(prefixes.Elements, p.String())
+	}
+	m.sets = []Set{addresses, prefixes}
+	return m
+}
+
+func groupChain(name string, d sixacre.Direction) string {
+	return fmt.Sprintf("group_%s_%s", name, d)
+}
+
+// render makes the group's chain, its port map and one chain for each set of
+// other ends.
+func (a allowances) render(name string, d sixacre.Direction) part {
+	address, verdict := "ip6 saddr", "accept"
+	if d == sixacre.Out {
+		address, verdict = "ip6 daddr", "goto deliver" // the other end may be a guest here too
+	}
+	var out part
+	made := map[string]bool{}
+	// through is what leads to the verdict for those other ends alone.
+	through := func(from remotes) string {
+		if from.anybody {
+			return verdict
+		}
+		sub := name + "_" + ruleNumbers(from.rules)
+		if !made[sub] {
+			made[sub] = true
+			c := Chain{Name: sub}
+			if len(from.prefixes) > 0 {
+				s := Set{Kind: "set", Name: sub, Spec: "type ipv6_addr; flags interval;"}
+				for _, p := range from.prefixes {
+					s.add("%s", p)
+				}
+				out.sets = append(out.sets, s)
+				c.add("%s @%s %s", address, sub, verdict)
+			}
+			for _, r := range from.groups {
+				c.add("%s @members_%s %s", address, r.name, verdict)
+				if r.prefixes {
+					c.add("%s @member_prefixes_%s %s", address, r.name, verdict)
+				}
+			}
+			out.chains = append(out.chains, c)
+		}
+		return "jump " + sub
+	}
+	main := Chain{Name: name}
+	if len(a.ports) > 0 {
+		ports := Set{Kind: "map", Name: name, Spec: "type inet_proto . inet_service : verdict; flags interval;"}
+		for _, s := range a.ports {
+			ports.add("%s . %s : %s", s.protocol, sixacre.Ports{s.ports}, through(s.from))
+		}
+		out.sets = append(out.sets, ports)
+		main.add("meta l4proto . th dport vmap @%s", name)
+	}
+	for _, o := range a.others {
+		match := ""
+		switch {
+		case o.icmp != nil && o.icmp.HasCode:
+			match = fmt.Sprintf("icmpv6 type %d icmpv6 code %d ", o.icmp.Type, o.icmp.Code)
+		case o.icmp != nil:
+			match = fmt.Sprintf("icmpv6 type %d ", o.icmp.Type)
+		case o.protocol != sixacre.AnyProtocol:
+			match = fmt.Sprintf("meta l4proto %d ", int(o.protocol))
+		}
+		main.add("%s%s", match, through(o.from))
+	}
+	out.chains = append(out.chains, main)
+	return out
+}
+
+// ruleNumbers names a set of rules, such as 2_5; a long list by its hash.
+func ruleNumbers(ids []int) string {
+	parts := make([]string, len(ids))
+	for i, id := range ids {
+		parts[i] = strconv.Itoa(id)
+	}
+	s := strings.Join(parts, "_")
+	if len(s) > 40 {
+		h := fnv.New64a()
+		h.Write([]byte(s))
+		return fmt.Sprintf("many_%016x", h.Sum64())
+	}
+	return s
 }

@@ -5,6 +5,7 @@
 package firewall
 
 import (
+	"net/netip"
 	"strings"
 
 	"github.com/sixacre/sixacre"
@@ -13,7 +14,17 @@ import (
 // The tables that are ours.
 const (
 	BridgeTable    = "sixacre"    // family bridge
-	ConntrackTable = "sixacre_ct" // family ip6; only with BridgeNetfilter
+	ConntrackTable = "sixacre_ct" // family ip6
+)
+
+// The sets of BridgeTable that count what is dropped: port and [Reason]. With
+// [BridgeNetfilter] connections over the limit are counted in ConntrackTable, by
+// bridge and MAC.
+const (
+	DroppedFrom = "dropped_from"
+	DroppedTo   = "dropped_to"
+	RefusedFrom = "refused_from"
+	RefusedTo   = "refused_to"
 )
 
 // Mode is how the bridge learns which connection a packet belongs to.
@@ -40,9 +51,12 @@ func (m Mode) String() string {
 type Host struct {
 	Mode    Mode
 	Taps    []Pattern // names of taps: such a port passes nothing until a NIC is found behind it
+	Limits  Limits    // the zero value stands for DefaultLimits
+	Log     Log
 	Bridges []Bridge
 	Uplinks []Uplink // the ports of those bridges that are no taps
 	Ports   []Port
+	Pods    []sixacre.Pod     // those of the NICs
 	Groups  []sixacre.Group   // those that the NICs name; one that is missing has no rules
 	Members []sixacre.Members // those that the groups' rules name; one that is missing has none
 }
@@ -50,7 +64,7 @@ type Host struct {
 // Bridge carries a pod's layer 2 on the host.
 type Bridge struct {
 	Name string
-	Zone uint16 // conntrack zone: equal link-local addresses in two pods are two hosts
+	Zone uint16 // conntrack zone: what happens on one pod opens nothing on another
 }
 
 // Uplink is a port that leads to the rest of the pod.
@@ -60,6 +74,34 @@ type Uplink struct{ Device, Bridge string }
 type Port struct {
 	Device, Bridge string
 	NIC            sixacre.NIC
+}
+
+// Limits bound what one NIC can cost others.
+type Limits struct {
+	DHCPv6      Rate // messages from its DHCPv6 client
+	ND          Rate // neighbour and router solicitations and advertisements from it
+	MLD         Rate // reports from it
+	Errors      Rate // ICMPv6 errors to it that belong to no connection, except Packet Too Big
+	Connections int  // that it has opened, and as many again that were opened to it
+}
+
+// Rate is a number of packets a second, after a burst at once.
+type Rate struct{ PerSecond, Burst int }
+
+// DefaultLimits leave room for what guests do: a host that starts joins a few
+// dozen groups and solicits a few dozen neighbours, a router more.
+var DefaultLimits = Limits{
+	DHCPv6:      Rate{20, 40},
+	ND:          Rate{200, 400},
+	MLD:         Rate{50, 200},
+	Errors:      Rate{1000, 1000},
+	Connections: 16384,
+}
+
+// Log says which nflog groups hear of packets; 0 is none.
+type Log struct {
+	Drops    uint16 // a sample of what is dropped, ten packets a second
+	Learning uint16 // guests that ask whether a link-local address is free that is not theirs
 }
 
 // Pattern is the name of a tap, or the beginning of one with a * at its end.
@@ -96,4 +138,8 @@ func plain(device string) bool {
 		}
 	}
 	return true
+}
+
+func unicast(a netip.Addr) bool {
+	return a.Is6() && !a.Is4In6() && a.IsGlobalUnicast() && a.Zone() == ""
 }

@@ -25,14 +25,14 @@ func TestNftTakesIt(t *testing.T) {
 			rs := firewall.Compile(h)
 			whole, err := nft(t, rs.String())
 			must(t, err)
-			again, err := nft(t, rs.String(), rs.Sync(nil), firewall.Static(h.Mode, h.Taps), rs.Replace(), rs.Sync(nil))
+			again, err := nft(t, rs.String(), rs.Sync(nil), firewall.Static(h), rs.Replace(), rs.Sync(nil))
 			must(t, err)
 			if again != whole {
 				t.Errorf("loaded once:\n%s\nloaded over itself:\n%s", whole, again)
 			}
-			static, err := nft(t, firewall.Static(h.Mode, h.Taps))
+			static, err := nft(t, firewall.Static(h))
 			must(t, err)
-			synced, err := nft(t, firewall.Static(h.Mode, h.Taps), rs.Sync(nil))
+			synced, err := nft(t, firewall.Static(h), rs.Sync(nil))
 			must(t, err)
 			if synced != whole || static == "" {
 				t.Errorf("after the static part:\n%s\nwithout it:\n%s", synced, whole)
@@ -47,7 +47,7 @@ func TestStaticKeepsTheAgentsWork(t *testing.T) {
 	rs := firewall.Compile(h)
 	whole, err := nft(t, rs.String())
 	must(t, err)
-	kept, err := nft(t, rs.String(), firewall.Static(h.Mode, h.Taps))
+	kept, err := nft(t, rs.String(), firewall.Static(h))
 	must(t, err)
 	if kept != whole {
 		t.Errorf("the static part changed\n%s\nto\n%s", whole, kept)
@@ -64,7 +64,9 @@ func TestBridgeConntrackNeedsOnlyConntrack(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
 	for i := 0; i+2 < len(lines); i += 3 {
-		if !strings.HasSuffix(lines[i], "Protocol error") || !strings.Contains(lines[i+1], "ct ") && !strings.Contains(lines[i+1], "notrack") {
+		noConntrack := strings.HasSuffix(lines[i], "Protocol error") && (strings.Contains(lines[i+1], "ct ") || strings.Contains(lines[i+1], "notrack"))
+		noSet := strings.HasSuffix(lines[i], "No such file or directory") && strings.Contains(lines[i+1], "@connections_") // which counts them
+		if !noConntrack && !noSet {
 			t.Errorf("nft refuses\n%s", strings.Join(lines[i:i+3], "\n"))
 		}
 	}
@@ -137,7 +139,7 @@ func TestChangesAddUp(t *testing.T) {
 		var last firewall.Ruleset
 		for i := range 4 {
 			last = firewall.Compile(hosts().Example(10*seed + i))
-			steps = append(steps, last.Change(before))
+			steps = append(steps, last.Change(before).String())
 			before = last
 		}
 		steps = slices.DeleteFunc(steps, func(s string) bool { return s == "" })
@@ -150,7 +152,7 @@ func TestChangesAddUp(t *testing.T) {
 		if got != want {
 			t.Errorf("seed %d: by changes:\n%s\nat once:\n%s", seed, got, want)
 		}
-		if last.Change(last) != "" {
+		if len(last.Change(last)) > 0 {
 			t.Errorf("seed %d: a ruleset differs from itself: %s", seed, last.Change(last))
 		}
 		// A sync over what another ruleset left, and over what nobody made.

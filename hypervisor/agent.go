@@ -47,6 +47,8 @@ type Agent struct {
 	Mode     firewall.Mode
 	Taps     []firewall.Pattern // which ports are taps; nothing else is ever filtered
 	Bridges  []string           // which bridges; if empty, each that has a tap
+	Limits   firewall.Limits    // of each NIC; the zero value stands for the defaults
+	NFLog    firewall.Log       // who hears of what is dropped, and of link-local addresses to learn
 	State    string             // directory that keeps the last view; "" for none
 	Firewall Firewall
 	Links    Links
@@ -227,7 +229,7 @@ func (a *Agent) closeTaps(ctx context.Context) error {
 	if _, err := a.Firewall.Intact(ctx); err != nil {
 		return err
 	}
-	return a.Firewall.Apply(ctx, firewall.Compile(firewall.Host{Mode: a.Mode, Taps: a.Taps}))
+	return a.Firewall.Apply(ctx, firewall.Compile(firewall.Host{Mode: a.Mode, Taps: a.Taps, Limits: a.Limits, Log: a.NFLog}))
 }
 
 // confine sets up taps that are new, whether they have a NIC or not.

@@ -101,6 +101,12 @@ type filterAlone struct{ rtnl.Links }
 
 func (filterAlone) Secure(sixacre.BridgePort, sixacre.MAC) error { return nil }
 
+// manyOf are limits that no test meets by chance.
+var manyOf = func() firewall.Limits {
+	many := firewall.Rate{PerSecond: 1 << 20, Burst: 1 << 20}
+	return firewall.Limits{DHCPv6: many, ND: many, MLD: many, Errors: many, Connections: 1 << 20}
+}()
+
 // newHost makes the interfaces and starts an agent that has no view yet.
 func newHost(t *testing.T, links hypervisor.Links) *host {
 	if why := cannotRun(); why != "" {
@@ -137,7 +143,7 @@ func (h *host) start() {
 	reports := make(chan sixacre.Report, 1)
 	h.reports = reports
 	h.agent = &hypervisor.Agent{
-		Mode: mode, Taps: []firewall.Pattern{"tap*"}, State: h.state,
+		Mode: mode, Taps: []firewall.Pattern{"tap*"}, State: h.state, Limits: manyOf,
 		Firewall: h.kernel, Links: h.links, Log: slog.New(slog.NewTextHandler(h.Output(), nil)),
 		Report: func(ctx context.Context, r sixacre.Report) error {
 			select {
@@ -322,6 +328,10 @@ func groupOf(t testing.TB, name string, rules ...string) sixacre.Group {
 				must(t, r.ICMPType.UnmarshalText([]byte(value)))
 			case "remote":
 				must(t, r.Remote.UnmarshalText([]byte(value)))
+			case "prefixes":
+				r.IncludePrefixes = true
+			case "cut":
+				r.Cut = true
 			default:
 				t.Fatalf("rule %q: what is %s?", words, key)
 			}

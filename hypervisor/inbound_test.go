@@ -152,7 +152,7 @@ func TestGroups(t *testing.T) {
 	h.follow(sixacre.View{
 		Instances: []sixacre.Instance{one, two, three},
 		Groups: []sixacre.Group{
-			groupOf(t, "app", "in udp ports=7000 remote=group:app"),
+			groupOf(t, "app", "in udp ports=7000 remote=group:app", "in udp ports=7500 remote=group:app prefixes"),
 			groupOf(t, "strict", "out tcp ports=443", "out udp ports=53 remote=2001:db8:ffff::1", "in udp"),
 			groupOf(t, "web", "in tcp ports=80,8000-8999", "in tcp ports=22 remote=2001:db8:ffff::/48",
 				"in tcp ports=9000-9500 remote=2001:db8:ffff::/48", "in 47", "in icmpv6 type=139/0 remote=2001:db8:ffff::/48"),
@@ -189,7 +189,9 @@ func TestGroups(t *testing.T) {
 	}
 	h.deliver([]delivery{
 		guest("a member of the remote group", true, "guest3", "guest1", own3, own1, udp, udpTo(5000, 7000, 'x')),
-		guest("from a member's prefix", true, "guest3", "guest1", prefix3, own1, udp, udpTo(5001, 7000, 'x')),
+		guest("from a member's prefix", false, "guest3", "guest1", prefix3, own1, udp, udpTo(5001, 7000, 'x')),
+		guest("a member, where prefixes count too", true, "guest3", "guest1", own3, own1, udp, udpTo(5000, 7500, 'x')),
+		guest("from a member's prefix, where that counts", true, "guest3", "guest1", prefix3, own1, udp, udpTo(5001, 7500, 'x')),
 		guest("another port from a member", false, "guest3", "guest1", own3, own1, udp, udpTo(5000, 7001, 'x')),
 		wire("from no member", false, elsewhere, udp, udpTo(5000, 7000, 'x')),
 

@@ -42,7 +42,7 @@ func TestUnprogrammedTap(t *testing.T) {
 	closed("before the first view", "guest1")
 	for _, foreign := range []string{"nft flush ruleset", "nft flush table bridge sixacre"} {
 		sh(t, foreign)
-		h.until("repaired after "+foreign, func() bool { return strings.Contains(sh(t, "nft list ruleset"), `iifname "tap*" counter`) })
+		h.until("repaired after "+foreign, func() bool { return strings.Contains(sh(t, "nft list ruleset"), `iifname "tap*" meta mark set`) })
 		closed("after "+foreign, "guest1")
 	}
 

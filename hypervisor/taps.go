@@ -22,7 +22,7 @@ type find struct {
 // arrange finds the tap of each NIC of the view, and says what the host's
 // filter follows from.
 func (a *Agent) arrange(v sixacre.View, ports []sixacre.BridgePort) (firewall.Host, []find) {
-	h := firewall.Host{Mode: a.Mode, Taps: a.Taps, Groups: v.Groups, Members: v.Members}
+	h := firewall.Host{Mode: a.Mode, Taps: a.Taps, Limits: a.Limits, Log: a.NFLog, Pods: v.Pods, Groups: v.Groups, Members: v.Members}
 	ours := slices.Clone(a.Bridges)
 	for _, p := range ports {
 		if len(a.Bridges) == 0 && a.isTap(p.Device) {

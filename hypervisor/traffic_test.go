@@ -16,8 +16,8 @@ import (
 func busyView(t testing.TB) sixacre.View {
 	return sixacre.View{
 		Instances: []sixacre.Instance{instance(1, "web"), instance(2, "web")},
-		Groups:    []sixacre.Group{groupOf(t, "web", "in tcp ports=80", "in udp ports=1000-1999 remote=2001:db8:ffff::/48", "in udp ports=3000 remote=group:web")},
-		Members:   []sixacre.Members{{Group: "web", Prefixes: instance(2).NICs[0].Prefixes}},
+		Groups:    []sixacre.Group{groupOf(t, "web", "in tcp ports=80", "in udp ports=1000-1999 remote=2001:db8:ffff::/48", "in udp ports=3000 remote=group:web prefixes")},
+		Members:   []sixacre.Members{{Group: "web", Prefixes: instance(9).NICs[0].Prefixes}}, // on another host
 	}
 }
 
@@ -46,7 +46,7 @@ func TestChangesUnderTraffic(t *testing.T) {
 	more.Instances[1].NICs[0].Prefixes = append(more.Instances[1].NICs[0].Prefixes, instance(4).NICs[0].Prefixes...)
 	more.Groups = []sixacre.Group{
 		groupOf(t, "db", "in tcp ports=5432 remote=group:web", "in udp ports=1500-1600"),
-		groupOf(t, "web", "in tcp ports=80", "in udp ports=1000-1999 remote=2001:db8:ffff::/48", "in udp ports=3000 remote=group:web",
+		groupOf(t, "web", "in tcp ports=80", "in udp ports=1000-1999 remote=2001:db8:ffff::/48", "in udp ports=3000 remote=group:web prefixes",
 			"in tcp ports=79-82 remote=2001:db8:cccc::/48", "in udp ports=1100-1200 remote=2001:db8:dddd::/48"),
 	}
 	more.Members[0].Prefixes = append(more.Members[0].Prefixes, instance(3).NICs[0].Prefixes...)
@@ -88,7 +88,7 @@ func (h *host) underTraffic(apply func(n int) error) {
 			toGuest1(outside, own1, 64, udp, udpTo(53, 4001, 'a', byte(port>>8), byte(port))).frame(), // established
 			toGuest1(outside, own1, 64, tcp, tcpTo(fresh, 80, syn, uint32(port), 0)).frame(),          // new
 			toGuest1(outside, own1, 64, udp, udpTo(fresh, 1000+port%1000, 'n', 1)).frame(),            // new, by a range and a prefix
-			toGuest1("2001:db8:4000:20::7", own1, 64, udp, udpTo(fresh, 3000, 'm', 1)).frame(),        // new, by a member's prefix
+			toGuest1("2001:db8:4000:90::7", own1, 64, udp, udpTo(fresh, 3000, 'm', 1)).frame(),        // new, by a member's prefix
 		}
 		forbidden := [][]byte{
 			toGuest1(outside, own1, 64, tcp, tcpTo(fresh, 81, syn, uint32(port), 0)).frame(),

@@ -56,7 +56,7 @@ func (k *Kernel) Apply(ctx context.Context, rs firewall.Ruleset) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.applied != nil {
-		text := rs.Change(*k.applied)
+		text := rs.Change(*k.applied).String()
 		if text == "" {
 			return nil
 		}

@@ -104,7 +104,7 @@ func TestPresent(t *testing.T) {
 		want bool
 	}{
 		{"add table ip6 theirs", false},
-		{firewall.Static(firewall.BridgeNetfilter, []firewall.Pattern{"tap*"}), true},
+		{firewall.Static(firewall.Host{Taps: []firewall.Pattern{"tap*"}}), true},
 		{"delete table bridge sixacre", false},
 	} {
 		foreign(t, c.text)

@@ -65,7 +65,7 @@ prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
 				return err
 			}
 			if a.printStatic {
-				_, err := fmt.Fprint(cmd.OutOrStdout(), firewall.Static(mode, taps))
+				_, err := fmt.Fprint(cmd.OutOrStdout(), firewall.Static(firewall.Host{Mode: mode, Taps: taps}))
 				return err
 			}
 			for _, f := range []struct{ name, value string }{{"server", a.server}, {"host", a.host}, {"token-file", a.token}} {

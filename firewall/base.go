@@ -1,0 +1,330 @@
+package firewall
+
+import (
+	"cmp"
+	_ "embed"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"text/template"
+
+	"github.com/sixacre/sixacre"
+)
+
+//go:embed chains.nft
+var chainsText string
+
+//go:embed bridge_conntrack.nft
+var bridgeConntrackText string
+
+//go:embed conntrack.nft
+var conntrackText string
+
+// base is what the chains and sets that all guests share follow from.
+type base struct {
+	mode       Mode
+	taps       []Pattern
+	limits     Limits
+	log        Log
+	bridges    []Bridge
+	uplinks    []Uplink
+	pods       []podZone
+	routers    []netip.Addr // addresses of the links that no guest may take
+	lengths    []int        // of the prefixes whose addresses guests may use
+	wholeLinks bool         // some guest may use all addresses of its link
+}
+
+// podZone is the conntrack zone of a pod's addresses.
+type podZone struct {
+	prefix netip.Prefix
+	zone   uint16
+}
+
+// host is the part that all others build on.
+type host struct {
+	base
+	tables []Table // with its own sets and chains
+}
+
+func baseOf(h Host) base {
+	b := base{mode: h.Mode, taps: slices.Clone(h.Taps), limits: h.Limits, log: h.Log}
+	if b.limits == (Limits{}) {
+		b.limits = DefaultLimits
+	}
+	slices.Sort(b.taps)
+	b.taps = slices.Compact(b.taps)
+	for _, br := range h.Bridges {
+		if plain(br.Name) {
+			b.bridges = append(b.bridges, br)
+		}
+	}
+	slices.SortFunc(b.bridges, func(a, b Bridge) int { return cmp.Compare(a.Name, b.Name) })
+	b.bridges = slices.CompactFunc(b.bridges, func(a, b Bridge) bool { return a.Name == b.Name })
+	for _, u := range h.Uplinks {
+		if plain(u.Device) && !b.isTap(u.Device) {
+			b.uplinks = append(b.uplinks, u)
+		}
+	}
+	slices.SortFunc(b.uplinks, func(a, b Uplink) int { return cmp.Compare(a.Device, b.Device) })
+	b.uplinks = slices.CompactFunc(b.uplinks, func(a, b Uplink) bool { return a.Device == b.Device })
+	b.addPods(h)
+	return b
+}
+
+// addPods finds each pod's bridge, which is its NICs'.
+func (b *base) addPods(h Host) {
+	on := map[string]string{}
+	for _, p := range h.Ports {
+		if br, known := on[p.NIC.Pod]; !known || p.Bridge < br {
+			on[p.NIC.Pod] = p.Bridge
+		}
+	}
+	var all []podZone
+	for _, pod := range h.Pods {
+		i := slices.IndexFunc(b.bridges, func(br Bridge) bool { return br.Name == on[pod.Name] })
+		if i < 0 {
+			continue
+		}
+		zone := b.bridges[i].Zone
+		all = append(all, podZone{pod.LinkPrefix.Masked(), zone})
+		for _, pool := range pod.Pools {
+			all = append(all, podZone{pool.Prefix.Masked(), zone})
+		}
+		if pod.AntiSpoof == sixacre.AntiSpoofLinkPrefix {
+			b.routers = append(b.routers, pod.LinkPrefix.Masked().Addr()) // subnet-router anycast (RFC 4291 section 2.6.1)
+			for _, r := range pod.Relays {
+				if pod.LinkPrefix.Contains(r) {
+					b.routers = append(b.routers, r)
+				}
+			}
+		}
+	}
+	slices.SortFunc(b.routers, netip.Addr.Compare)
+	b.routers = slices.Compact(b.routers)
+	slices.SortFunc(all, func(a, b podZone) int { return a.prefix.Compare(b.prefix) })
+	for _, p := range all { // the map takes no overlaps; the record has none
+		if n := len(b.pods); unicast(p.prefix.Addr()) && p.prefix.Bits() > 0 && (n == 0 || !b.pods[n-1].prefix.Overlaps(p.prefix)) {
+			b.pods = append(b.pods, p)
+		}
+	}
+}
+
+func (b base) isTap(device string) bool {
+	return slices.ContainsFunc(b.taps, func(p Pattern) bool { return p.Match(device) })
+}
+
+// newHost makes the tables with all that follows from the host alone.
+func newHost(b base) *host {
+	bridge := Table{Family: "bridge", Name: BridgeTable, Sets: b.sets(), Chains: b.chains(chainsText)}
+	if b.mode == BridgeConntrack {
+		bridge.Chains = append(bridge.Chains, b.chains(bridgeConntrackText)...)
+	}
+	bridge.Chains = append(bridge.Chains, b.lookups()...)
+
+	ct := Table{Family: "ip6", Name: ConntrackTable, Chains: b.chains(conntrackText)}
+	bridges := Set{Kind: "set", Name: "bridges", Spec: "type ifname;"}
+	zones := Set{Kind: "map", Name: "zones", Spec: "typeof iifname : ct zone;"}
+	for _, br := range b.bridges {
+		bridges.add("%q", br.Name)
+		zones.add("%q : %d", br.Name, br.Zone)
+	}
+	pods := Set{Kind: "map", Name: "pods", Spec: "typeof ip6 daddr : ct zone; flags interval;"}
+	for _, p := range b.pods {
+		pods.add("%s : %d", p.prefix, p.zone)
+	}
+	ct.Sets = []Set{bridges, zones, pods}
+	if b.mode == BridgeNetfilter {
+		connections := fmt.Sprintf("type ifname . ether_addr; size %d; flags dynamic;", dynamicSize)
+		counter := fmt.Sprintf("type ifname . ether_addr; size %d; flags dynamic; counter;", dynamicSize)
+		ct.Sets = append(ct.Sets,
+			Set{Kind: "set", Name: "guests", Spec: "type ifname . ether_addr;"},
+			Set{Kind: "set", Name: b.connections("from"), Spec: connections},
+			Set{Kind: "set", Name: b.connections("to"), Spec: connections},
+			Set{Kind: "set", Name: RefusedFrom, Spec: counter},
+			Set{Kind: "set", Name: RefusedTo, Spec: counter})
+	}
+	return &host{base: b, tables: []Table{ct, bridge}}
+}
+
+// connections names a set that counts connections by its limit, because elements
+// keep the limit that they were made with. The limit stands in the rule, not in
+// the set: for each rule that goes, kernels give back a hold on connection
+// tracking that a set's own expression never took, until tracking ends.
+func (b base) connections(direction string) string {
+	return fmt.Sprintf("connections_%s_%d", direction, b.limits.Connections)
+}
+
+// dynamicSize is how many elements packets can make in a set.
+const dynamicSize = 65535
+
+// sets returns the sets of the bridge's table that all NICs share.
+func (b base) sets() []Set {
+	ports := Set{Kind: "map", Name: "ports", Spec: "type ifname : verdict;"}
+	for _, u := range b.uplinks {
+		ports.add("%q : goto uplink", u.Device)
+	}
+	const source = "type ifname . ether_addr . ipv6_addr : verdict;"
+	const address = "type ifname . ipv6_addr;"
+	const quote = "typeof oifname . @th,128,128;"
+	out := []Set{
+		ports,
+		{Kind: "set", Name: "taps", Spec: "type ifname;"},
+		{Kind: "map", Name: "inbound", Spec: "type ifname : verdict;"},
+		{Kind: "map", Name: "outbound", Spec: "type ifname : verdict;"},
+		{Kind: "set", Name: "macs", Spec: "type ifname . ether_addr;"},
+		{Kind: "map", Name: "sources", Spec: source},
+		{Kind: "set", Name: "nd_targets", Spec: "typeof iifname . @th,64,128;"},
+		{Kind: "set", Name: "nd_macs", Spec: "typeof iifname . @th,208,48;"},
+		{Kind: "set", Name: "rs_macs", Spec: "typeof iifname . @th,80,48;"},
+		{Kind: "set", Name: "quoted", Spec: quote},
+		{Kind: "set", Name: "held", Spec: address},
+		{Kind: "set", Name: "here", Spec: address},
+		{Kind: "set", Name: "echo_by_rule", Spec: "type ifname;"},
+	}
+	for _, bits := range b.lengths {
+		out = append(out,
+			Set{Kind: "map", Name: fmt.Sprintf("sources_%d", bits), Spec: source},
+			Set{Kind: "set", Name: fmt.Sprintf("quoted_%d", bits), Spec: quote},
+			Set{Kind: "set", Name: fmt.Sprintf("held_%d", bits), Spec: address},
+			Set{Kind: "set", Name: fmt.Sprintf("here_%d", bits), Spec: address})
+	}
+	if b.wholeLinks {
+		assigned := Set{Kind: "set", Name: "assigned", Spec: "type ipv6_addr;"}
+		targets := Set{Kind: "set", Name: "assigned_targets", Spec: "typeof @th,64,128;"}
+		for _, r := range b.routers {
+			assigned.add("%s", r)
+			targets.add("0x%x", r.As16())
+		}
+		out = append(out, assigned, targets, Set{Kind: "set", Name: "nd_links", Spec: "typeof iifname . @th,64,128;"})
+	}
+	rate := func(name string, r Rate) Set {
+		return Set{Kind: "set", Name: name, Spec: fmt.Sprintf("type ifname; size %d; flags dynamic; limit rate over %d/second burst %d packets;", dynamicSize, r.PerSecond, r.Burst)}
+	}
+	out = append(out, rate("dhcpv6_rate", b.limits.DHCPv6), rate("nd_rate", b.limits.ND), rate("mld_rate", b.limits.MLD), rate("error_rate", b.limits.Errors))
+	if b.log.Learning != 0 {
+		out = append(out, rate("learn_rate", Rate{1, 3}))
+	}
+	for _, name := range []string{DroppedFrom, DroppedTo} {
+		out = append(out, Set{Kind: "set", Name: name, Spec: fmt.Sprintf("type ifname . mark; size %d; flags dynamic; counter;", dynamicSize)})
+	}
+	if b.mode == BridgeConntrack {
+		tracked := Set{Kind: "set", Name: "conntracked", Spec: "type ifname;"}
+		zones := Set{Kind: "map", Name: "port_zones", Spec: "typeof iifname : ct zone;"}
+		for _, u := range b.uplinks {
+			if i := slices.IndexFunc(b.bridges, func(br Bridge) bool { return br.Name == u.Bridge }); i >= 0 {
+				tracked.add("%q", u.Device)
+				zones.add("%q : %d", u.Device, b.bridges[i].Zone)
+			}
+		}
+		connections := fmt.Sprintf("type ifname; size %d; flags dynamic;", dynamicSize)
+		out = append(out, tracked, zones,
+			Set{Kind: "set", Name: b.connections("from"), Spec: connections},
+			Set{Kind: "set", Name: b.connections("to"), Spec: connections})
+	}
+	return out
+}
+
+// lookups are the chains that find an address among prefixes: one masked hash
+// for each length in use. Where none is, they are empty.
+func (b base) lookups() []Chain {
+	delegated := Chain{Name: "delegated"}
+	quoted := Chain{Name: "quoted_delegated"}
+	addressed := Chain{Name: "addressed", Rules: []string{"oifname . ip6 daddr @held return"}}
+	elsewhere := Chain{Name: "from_elsewhere", Rules: []string{"iifname . ip6 saddr @here " + FromElsewhere.drop(DroppedTo)}}
+	for _, bits := range b.lengths {
+		mask := maskOf(bits)
+		delegated.add("iifname . ether saddr . (ip6 saddr & %s) vmap @sources_%d", mask, bits)
+		quoted.add("oifname . (@th,128,128 & 0x%x) @quoted_%d goto to_guest_quoted", mask.As16(), bits)
+		addressed.add("oifname . (ip6 daddr & %s) @held_%d return", mask, bits)
+		elsewhere.add("iifname . (ip6 saddr & %s) @here_%d %s", mask, bits, FromElsewhere.drop(DroppedTo))
+	}
+	addressed.add("%s", NotForGuest.drop(DroppedTo))
+
+	link := Chain{Name: "source_link"}
+	claimed := Chain{Name: "nd_target_on_link"}
+	asked := Chain{Name: "nd_target_asked"}
+	if b.wholeLinks {
+		const onLink = "(@th,64,128 & 0xffffffffffffffff0000000000000000)"
+		link.add("ip6 saddr @assigned %s", WrongSource.drop(DroppedFrom))
+		link.add("goto source_global")
+		for _, c := range []*Chain{&claimed, &asked} {
+			c.add("@th,64,128 @assigned_targets return")
+		}
+		claimed.add("iifname . %s @nd_links accept", onLink)
+		asked.add("oifname . %s @nd_links accept", onLink)
+	}
+	return []Chain{delegated, quoted, addressed, elsewhere, link, claimed, asked}
+}
+
+func maskOf(bits int) netip.Addr {
+	mask, _ := netip.MustParseAddr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff").Prefix(bits)
+	return mask.Addr()
+}
+
+// chains returns the chains of one of the embedded files.
+func (b base) chains(text string) []Chain {
+	netfilter := b.mode == BridgeNetfilter
+	word := func(mark, ct string) func() string {
+		return func() string {
+			if netfilter {
+				return mark
+			}
+			return ct
+		}
+	}
+	optional := func(on bool, format string, args ...any) func() string {
+		return func() string {
+			if !on {
+				return ""
+			}
+			return fmt.Sprintf(format, args...)
+		}
+	}
+	drop := func(chain string) func(string) string {
+		return func(name string) string { return named(name).drop(chain) }
+	}
+	out := new(strings.Builder)
+	// With br_netfilter three bits of the packet mark, ours, carry what the ip6
+	// hooks know of the connection; they are taken off before the host's own
+	// policy routing could see them.
+	t := template.Must(template.New("").Funcs(template.FuncMap{
+		"brnf":        func() bool { return netfilter },
+		"established": word("meta mark & 0x10000000 != 0", "ct state established,related"),
+		"invalid":     word("meta mark & 0x20000000 != 0", "ct state invalid"),
+		"unconfirmed": word("meta mark & 0x40000000 == 0", "ct status & confirmed == 0"),
+		"hide":        word("meta mark set mark and 0x8fffffff ", ""),
+		"connections": b.connections,
+		"limit":       func() int { return b.limits.Connections },
+		"from":        drop(DroppedFrom),
+		"to":          drop(DroppedTo),
+		"closed": func(side string) string {
+			chain := map[string]string{"iifname": DroppedFrom, "oifname": DroppedTo}[side]
+			var lines []string
+			for _, p := range b.taps {
+				lines = append(lines, fmt.Sprintf("%s %q %s", side, p, NotProgrammed.drop(chain)))
+			}
+			return strings.Join(lines, "\n")
+		},
+		"log":   optional(b.log.Drops != 0, "limit rate 10/second log group %d", b.log.Drops),
+		"learn": optional(b.log.Learning != 0, "@th,64,64 0xfe80000000000000 update @learn_rate { iifname } %s\n@th,64,64 0xfe80000000000000 log group %d snaplen 128", WrongNS.drop(DroppedFrom), b.log.Learning),
+	}).Parse(text))
+	if err := t.Execute(out, nil); err != nil {
+		panic(err) // the text is part of the program
+	}
+	var chains []Chain
+	for line := range strings.Lines(out.String()) {
+		line = strings.TrimSpace(line)
+		switch {
+		case line == "" || line == "}" || strings.HasPrefix(line, "#"):
+		case strings.HasPrefix(line, "chain "):
+			chains = append(chains, Chain{Name: strings.Fields(line)[1]})
+		case strings.HasPrefix(line, "type "):
+			chains[len(chains)-1].Hook = line
+		default:
+			last := &chains[len(chains)-1]
+			last.Rules = append(last.Rules, line)
+		}
+	}
+	return chains
+}
