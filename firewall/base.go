@@ -135,16 +135,23 @@ func newHost(b base) *host {
 	}
 	ct.Sets = []Set{bridges, zones, pods}
 	if b.mode == BridgeNetfilter {
-		connections := fmt.Sprintf("type ifname . ether_addr; size %d; flags dynamic;", dynamicSize)
+		connections := fmt.Sprintf("type ifname . ether_addr . mark; size %d; flags dynamic;", b.listsOfAll())
 		counter := fmt.Sprintf("type ifname . ether_addr; size %d; flags dynamic; counter;", dynamicSize)
 		ct.Sets = append(ct.Sets,
 			Set{Kind: "set", Name: "guests", Spec: "type ifname . ether_addr;"},
+			rate("new_from", "ifname . ether_addr", b.limits.New),
+			rate("new_to", "ifname . ether_addr", b.limits.New),
 			Set{Kind: "set", Name: b.connections("from"), Spec: connections},
 			Set{Kind: "set", Name: b.connections("to"), Spec: connections},
 			Set{Kind: "set", Name: RefusedFrom, Spec: counter},
 			Set{Kind: "set", Name: RefusedTo, Spec: counter})
 	}
 	return &host{base: b, tables: []Table{ct, bridge}}
+}
+
+// rate is a set of which each element says when its key comes too often.
+func rate(name, key string, r Rate) Set {
+	return Set{Kind: "set", Name: name, Spec: fmt.Sprintf("type %s; size %d; flags dynamic; limit rate over %d/second burst %d packets;", key, dynamicSize, r.PerSecond, r.Burst)}
 }
 
 // connections names a set that counts connections by its limit, because elements
@@ -154,6 +161,23 @@ func newHost(b base) *host {
 func (b base) connections(direction string) string {
 	return fmt.Sprintf("connections_%s_%d", direction, b.limits.Connections)
 }
+
+// A list of connections has 64 when the NIC has all that it may; by chance some
+// have a quarter more.
+const listLength = 64
+
+func (b base) lists() int { return max(1, b.limits.Connections/listLength) }
+
+func (b base) limitOfList() int {
+	if b.lists() == 1 {
+		return b.limits.Connections
+	}
+	return b.limits.Connections / b.lists() * 5 / 4
+}
+
+// listsOfAll is room for the lists of 64 NICs that have all they may, and so of
+// all those of a host whose connection table is the kernel's default.
+func (b base) listsOfAll() int { return max(dynamicSize, 64*b.lists()) }
 
 // dynamicSize is how many elements packets can make in a set.
 const dynamicSize = 65535
@@ -198,12 +222,13 @@ func (b base) sets() []Set {
 		}
 		out = append(out, assigned, targets, Set{Kind: "set", Name: "nd_links", Spec: "typeof iifname . @th,64,128;"})
 	}
-	rate := func(name string, r Rate) Set {
-		return Set{Kind: "set", Name: name, Spec: fmt.Sprintf("type ifname; size %d; flags dynamic; limit rate over %d/second burst %d packets;", dynamicSize, r.PerSecond, r.Burst)}
-	}
-	out = append(out, rate("dhcpv6_rate", b.limits.DHCPv6), rate("nd_rate", b.limits.ND), rate("mld_rate", b.limits.MLD), rate("error_rate", b.limits.Errors))
+	out = append(out,
+		rate("dhcpv6_rate", "ifname", b.limits.DHCPv6),
+		rate("nd_rate", "ifname", b.limits.ND),
+		rate("mld_rate", "ifname", b.limits.MLD),
+		rate("error_rate", "ifname", b.limits.Errors))
 	if b.log.Learning != 0 {
-		out = append(out, rate("learn_rate", Rate{1, 3}))
+		out = append(out, rate("learn_rate", "ifname", Rate{1, 3}))
 	}
 	for _, name := range []string{DroppedFrom, DroppedTo} {
 		out = append(out, Set{Kind: "set", Name: name, Spec: fmt.Sprintf("type ifname . mark; size %d; flags dynamic; counter;", dynamicSize)})
@@ -217,8 +242,10 @@ func (b base) sets() []Set {
 				zones.add("%q : %d", u.Device, b.bridges[i].Zone)
 			}
 		}
-		connections := fmt.Sprintf("type ifname; size %d; flags dynamic;", dynamicSize)
+		connections := fmt.Sprintf("type ifname . mark; size %d; flags dynamic;", b.listsOfAll())
 		out = append(out, tracked, zones,
+			rate("new_from", "ifname", b.limits.New),
+			rate("new_to", "ifname", b.limits.New),
 			Set{Kind: "set", Name: b.connections("from"), Spec: connections},
 			Set{Kind: "set", Name: b.connections("to"), Spec: connections})
 	}
@@ -295,9 +322,12 @@ func (b base) chains(text string) []Chain {
 		"unconfirmed": word("meta mark & 0x40000000 == 0", "ct status & confirmed == 0"),
 		"hide":        word("meta mark set mark and 0x8fffffff ", ""),
 		"connections": b.connections,
-		"limit":       func() int { return b.limits.Connections },
-		"from":        drop(DroppedFrom),
-		"to":          drop(DroppedTo),
+		"limit":       b.limitOfList,
+		"list": func() string {
+			return fmt.Sprintf("jhash ip6 saddr . ip6 daddr . @th,0,32 mod %d seed 0x5ac7e", b.lists())
+		},
+		"from": drop(DroppedFrom),
+		"to":   drop(DroppedTo),
 		"closed": func(side string) string {
 			chain := map[string]string{"iifname": DroppedFrom, "oifname": DroppedTo}[side]
 			var lines []string

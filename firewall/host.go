@@ -82,7 +82,8 @@ type Limits struct {
 	ND          Rate // neighbour and router solicitations and advertisements from it
 	MLD         Rate // reports from it
 	Errors      Rate // ICMPv6 errors to it that belong to no connection, except Packet Too Big
-	Connections int  // that it has opened, and as many again that were opened to it
+	New         Rate // connections that it opens, and as many again that are opened to it
+	Connections int  // that it has opened at a time, about, and as many again that were opened to it
 }
 
 // Rate is a number of packets a second, after a burst at once.
@@ -95,7 +96,8 @@ var DefaultLimits = Limits{
 	ND:          Rate{200, 400},
 	MLD:         Rate{50, 200},
 	Errors:      Rate{1000, 1000},
-	Connections: 16384,
+	New:         Rate{5000, 10000},
+	Connections: 32768, // an eighth of most kernels' table
 }
 
 // Log says which nflog groups hear of packets; 0 is none.

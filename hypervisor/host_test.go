@@ -104,7 +104,7 @@ func (filterAlone) Secure(sixacre.BridgePort, sixacre.MAC) error { return nil }
 // manyOf are limits that no test meets by chance.
 var manyOf = func() firewall.Limits {
 	many := firewall.Rate{PerSecond: 1 << 20, Burst: 1 << 20}
-	return firewall.Limits{DHCPv6: many, ND: many, MLD: many, Errors: many, Connections: 1 << 20}
+	return firewall.Limits{DHCPv6: many, ND: many, MLD: many, Errors: many, New: many, Connections: 1 << 20}
 }()
 
 // newHost makes the interfaces and starts an agent that has no view yet.
