@@ -1,0 +1,146 @@
+package firewall
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/sixacre/sixacre"
+)
+
+// Flow is a connection by its first packet.
+type Flow struct {
+	Zone                        uint16 // conntrack zone
+	Protocol                    sixacre.Protocol
+	Source, Destination         netip.Addr
+	SourcePort, DestinationPort uint16 // of protocols that have ports, else 0
+	ICMPType, ICMPCode          uint8  // of ICMPv6
+}
+
+// Cut returns which established flows end when the ruleset comes after before:
+// those that rs no longer allows, and that a rule had allowed which says so. Of
+// flows that an instance opened while no rule held it, the rules that now do may
+// say so too. It returns nil where there are none.
+func (rs Ruleset) Cut(before Ruleset) func(Flow) bool {
+	var changed []judged
+	for _, was := range before.nics {
+		i := slices.IndexFunc(rs.nics, func(n *nic) bool { return n.device == was.device && n.mac == was.mac })
+		if i < 0 {
+			continue // what is gone is not for rules to say
+		}
+		for _, d := range []sixacre.Direction{sixacre.In, sixacre.Out} {
+			j := judged{was.policy, d, before.allowed(was, d), rs.allowed(rs.nics[i], d)}
+			if (j.before.cuts() || d == sixacre.Out && j.after.cuts()) && !j.before.same(j.after) {
+				changed = append(changed, j)
+			}
+		}
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	return func(f Flow) bool {
+		return slices.ContainsFunc(changed, func(j judged) bool { return j.ends(f) })
+	}
+}
+
+// judged is a NIC whose rules of one direction changed.
+type judged struct {
+	policy
+	direction     sixacre.Direction
+	before, after allowed
+}
+
+func (j judged) ends(f Flow) bool {
+	guest, other := f.Destination, f.Source
+	if j.direction == sixacre.Out {
+		guest, other = f.Source, f.Destination
+	}
+	if !slices.Contains(j.holds(), guest) && !slices.ContainsFunc(j.blocks(), func(p netip.Prefix) bool { return p.Contains(guest) }) {
+		return false
+	}
+	if now, _ := j.after.allows(f, other); now {
+		return false
+	}
+	before, cut := j.before.allows(f, other)
+	return before && (cut || j.direction == sixacre.Out && j.after.cuts())
+}
+
+// allowed is what the groups of a NIC allow in one direction.
+type allowed struct {
+	open    bool // there are no rules and everything is allowed
+	echo    bool // echo requests need no rule
+	groups  []*group
+	members map[string]*members
+}
+
+func (rs Ruleset) allowed(n *nic, d sixacre.Direction) allowed {
+	names := n.in
+	if d == sixacre.Out {
+		names = n.out
+	}
+	a := allowed{open: d == sixacre.Out && len(names) == 0, echo: d == sixacre.In && !n.echoByRule, members: map[string]*members{}}
+	for _, name := range names {
+		for _, g := range rs.groups {
+			if g.Name == name && g.direction == d {
+				a.groups = append(a.groups, g)
+				for _, r := range g.remotes {
+					a.members[r] = rs.members[slices.IndexFunc(rs.members, func(m *members) bool { return m.given.Group == r })]
+				}
+			}
+		}
+	}
+	return a
+}
+
+// same reports whether both are made of the same parts.
+func (a allowed) same(b allowed) bool {
+	if a.open != b.open || a.echo != b.echo || !slices.Equal(a.groups, b.groups) {
+		return false
+	}
+	for name, m := range a.members {
+		if b.members[name] != m {
+			return false
+		}
+	}
+	return true
+}
+
+// cuts reports whether any rule ends what it no longer allows.
+func (a allowed) cuts() bool {
+	return slices.ContainsFunc(a.groups, func(g *group) bool {
+		return slices.ContainsFunc(g.Rules, func(r sixacre.Rule) bool { return r.Direction == g.direction && r.Cut })
+	})
+}
+
+// allows reports whether the flow from or to that other end is allowed, and
+// whether a rule that does so ends it when it no longer does.
+func (a allowed) allows(f Flow, other netip.Addr) (ok, cut bool) {
+	const echoRequest = 128
+	ok = a.open || a.echo && f.Protocol == sixacre.ICMPv6 && f.ICMPType == echoRequest
+	for _, g := range a.groups {
+		for _, r := range usable(g.Group, g.direction) {
+			if a.matches(r, f, other) {
+				ok, cut = true, cut || r.Cut
+			}
+		}
+	}
+	return ok, cut
+}
+
+func (a allowed) matches(r sixacre.Rule, f Flow, other netip.Addr) bool {
+	port := func(p sixacre.PortRange) bool { return p.First <= f.DestinationPort && f.DestinationPort <= p.Last }
+	switch {
+	case r.Protocol != sixacre.AnyProtocol && r.Protocol != f.Protocol:
+		return false
+	case len(r.Ports) > 0 && !slices.ContainsFunc(r.Ports, port):
+		return false
+	case r.ICMPType != nil && (r.ICMPType.Type != f.ICMPType || r.ICMPType.HasCode && r.ICMPType.Code != f.ICMPCode):
+		return false
+	case r.Remote.Group != "":
+		m := a.members[r.Remote.Group].given
+		return slices.Contains(m.Addresses, other) ||
+			r.IncludePrefixes && slices.ContainsFunc(m.Prefixes, func(p netip.Prefix) bool { return p.Contains(other) })
+	case r.Remote.Prefix.IsValid():
+		return r.Remote.Prefix.Contains(other)
+	}
+	return true
+}
