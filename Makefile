@@ -3,8 +3,8 @@
 PACKAGES = nftables iproute2 iputils-ping procps tcpdump \
 	wide-dhcpv6-client dhcpcd-base isc-dhcp-client dibbler-client systemd kea-admin
 
-# The servers that the benchmark measures beside ours.
-BENCH_PACKAGES = iproute2 ethtool kea-dhcp6-server coredhcp-server
+# What the benchmarks measure beside ours, and what they need themselves.
+BENCH_PACKAGES = iproute2 ethtool kea-dhcp6-server coredhcp-server nftables iptables ipset
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -13,7 +13,7 @@ export CGO_ENABLED = 0
 # A version comes from git alone, so that a tree with other owners builds too.
 export GOFLAGS += -buildvcs=false
 
-.PHONY: build test lint demo bench deps
+.PHONY: build test lint demo bench bench-go bench-dhcp6 bench-filter deps
 
 build:
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/sixacre ./cmd/sixacre
@@ -31,12 +31,19 @@ lint:
 demo: deps build
 	bin/sixacre lab demo
 
-# Go's benchmarks, and the DHCPv6 server beside its limits and its peers (bench/),
-# which needs root and takes some ten minutes; bench/ alone is go run ./bench all.
-bench:
-	@.ci/install $(BENCH_PACKAGES)
+# All benchmarks, or those named, such as make bench BENCH=filter: Go's own, and
+# the DHCPv6 server and the filter beside their limits and peers (bench/), which
+# need root and take some ten and some five minutes.
+BENCH = go dhcp6 filter
+
+bench: $(addprefix bench-,$(BENCH))
+
+bench-go:
 	go test -run '^$$' -bench . -benchmem ./...
-	go run ./bench all
+
+bench-dhcp6 bench-filter: bench-%:
+	@.ci/install $(BENCH_PACKAGES)
+	go run ./bench $*
 
 deps:
 	@.ci/install $(PACKAGES)

@@ -1,11 +1,18 @@
-// Command bench measures the DHCPv6 server beside its limits and its peers: a
-// bare echo with recvmmsg and sendmmsg, one with UDP_SEGMENT, ISC Kea, CoreDHCP
-// and a minimal server on CoreDHCP's library, all with the same reservations,
-// over the same veth pair, asked by the same generator. It needs root and two
-// processors: the servers have the first, the generator the second.
+// Command bench measures the DHCPv6 server and the filter beside their limits and
+// their peers, and prints the tables of docs/benchmarks.md. It needs root.
 //
-//	bench all [-quick]           every figure, as docs/benchmarks.md shows them
+// The DHCPv6 server stands beside a bare echo with recvmmsg and sendmmsg, one with
+// UDP_SEGMENT, ISC Kea, CoreDHCP and a minimal server on CoreDHCP's library, all
+// with the same reservations, over the same veth pair, asked by the same
+// generator. It needs two processors: the servers have the first, the generator
+// the second.
+//
+// The filter stands beside the plain bridge, connection tracking alone, and the
+// linear chains of CloudStack and of Neutron, all on bridges of the same kind.
+//
+//	bench dhcp6 [-quick]         every figure of the DHCPv6 server
 //	bench load -server NAME …    one server under one load
+//	bench filter [-quick]        every figure of the filter
 package main
 
 import (
@@ -22,8 +29,10 @@ import (
 	"github.com/sixacre/sixacre/dhcp6"
 )
 
-const usage = `bench all [-quick] [-reservations N] [-rounds N]
-    run everything and print the tables
+const usage = `bench dhcp6 [-quick] [-reservations N] [-rounds N]
+    measure the DHCPv6 server and print the tables
+bench filter [-quick] [-rounds N]
+    measure the filter and print the tables; for one ruleset see bench filter -help
 bench load -server sixacre|echo|segments|trains|library|coredhcp|kea [flags]
     put one load on one server and print what came of it; see bench load -help
 `
@@ -36,8 +45,10 @@ func main() {
 	}
 	var err error
 	switch name {
-	case "all":
-		err = allCommand(ctx, args)
+	case "dhcp6":
+		err = dhcp6Command(ctx, args)
+	case "filter":
+		err = filterCommand(ctx, args)
 	case "load":
 		err = loadCommand(ctx, args)
 	case "serve", "library", "echo", "segments", "trains": // what the two above start
@@ -58,7 +69,7 @@ func main() {
 // sizes, asked:answered.
 func child(name string, args []string) error {
 	if len(args) < 2 {
-		return fmt.Errorf("%s is started by all and load", name)
+		return fmt.Errorf("%s is started by dhcp6 and load", name)
 	}
 	at, err := netip.ParseAddr(args[0])
 	if err != nil {

@@ -56,7 +56,7 @@ func (s *site) start(ctx context.Context, p program, at netip.Addr, dir string) 
 	started := make(chan error, 1)
 	go func() {
 		defer close(v.ended)
-		failed := s.inside(func() error {
+		failed := s.servers.inside(func() error {
 			// The child has this thread's namespace and processors, and dies
 			// with it: it waits here.
 			if err := pin(0, p.cores); err != nil {

@@ -52,8 +52,8 @@ type everything struct {
 	lost           map[string]int       // answers, likewise
 }
 
-func allCommand(ctx context.Context, args []string) error {
-	f := flag.NewFlagSet("bench all", flag.ExitOnError)
+func dhcp6Command(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("bench dhcp6", flag.ExitOnError)
 	known := f.Int("reservations", maxClients, "how many clients every server knows")
 	rounds := f.Int("rounds", 7, "how often to measure everything")
 	limit := f.Duration("limit", 8*time.Minute, "after how long no more rounds are begun")
