@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -13,6 +14,7 @@ import (
 func drawView(t *rapid.T, label string) View {
 	v := View{Revision: rapid.Int64Range(1, 1000).Draw(t, label), Full: true}
 	names := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "c", "d"}), 0, 4, rapid.ID)
+	some := rapid.SliceOfNDistinct(rapid.ByteRange(0, 5), 0, 6, rapid.ID)
 	for _, n := range names.Draw(t, label+" pods") {
 		v.Pods = append(v.Pods, Pod{Name: n, ValidLifetime: Seconds(rapid.IntRange(1, 2).Draw(t, "lifetime"))})
 	}
@@ -23,7 +25,16 @@ func drawView(t *rapid.T, label string) View {
 		v.Groups = append(v.Groups, Group{Name: n, Rules: make([]Rule, rapid.IntRange(0, 2).Draw(t, "rules"))})
 	}
 	for _, n := range names.Draw(t, label+" members") {
-		v.Members = append(v.Members, Members{Group: n, Addresses: make([]netip.Addr, rapid.IntRange(0, 2).Draw(t, "addresses"))})
+		m := Members{Group: n}
+		for _, i := range some.Draw(t, "addresses") {
+			m.Addresses = append(m.Addresses, netip.AddrFrom16([16]byte{0x20, 1, 15: i}))
+		}
+		for _, i := range some.Draw(t, "prefixes") {
+			m.Prefixes = append(m.Prefixes, netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 1, 7: i}), 64))
+		}
+		slices.SortFunc(m.Addresses, netip.Addr.Compare)
+		slices.SortFunc(m.Prefixes, netip.Prefix.Compare)
+		v.Members = append(v.Members, m)
 	}
 	SortNouns(v.Pods)
 	SortNouns(v.Instances)
@@ -35,10 +46,23 @@ func drawView(t *rapid.T, label string) View {
 func TestMergeOfTheChangeIsTheNextView(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		old, next := drawView(t, "old"), drawView(t, "next")
+		before := fmt.Sprint(old)
 		change, differs := old.Change(next)
 		// Printed, because nil and empty are the same to everybody.
-		if got := old.Merge(change); fmt.Sprint(got) != fmt.Sprint(next) {
+		got := old.Merge(overTheWire(t, change))
+		if fmt.Sprint(got) != fmt.Sprint(next) {
 			t.Fatalf("merged\n%+v\nwant\n%+v\nby\n%+v", got, next, change)
+		}
+		if after := fmt.Sprint(old); after != before {
+			t.Fatalf("the view before was\n%s\nand is now\n%s", before, after)
+		}
+		// What stayed is not told.
+		for _, c := range change.Joined {
+			for _, m := range old.Members {
+				if m.Group == c.Group && slices.ContainsFunc(c.Addresses, func(a netip.Addr) bool { return slices.Contains(m.Addresses, a) }) {
+					t.Fatalf("%+v were members before, by\n%+v", c, change)
+				}
+			}
 		}
 		same := next
 		same.Revision = old.Revision
@@ -49,6 +73,54 @@ func TestMergeOfTheChangeIsTheNextView(t *testing.T) {
 			t.Fatalf("a full view does not replace all: %+v", got)
 		}
 	})
+}
+
+// overTheWire is the view as a follower reads it.
+func overTheWire(t *rapid.T, v View) View {
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back View
+	if err := json.Unmarshal(b, &back); err != nil {
+		t.Fatalf("%s: %v", b, err)
+	}
+	return back
+}
+
+// crowd is a view with a group of n members.
+func crowd(n int) View {
+	m := Members{Group: "web"}
+	for i := range n {
+		hi, lo := byte(i>>8), byte(i)
+		m.Addresses = append(m.Addresses, netip.AddrFrom16([16]byte{0x20, 1, 14: hi, 15: lo}))
+		m.Prefixes = append(m.Prefixes, netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 1, 6: hi, 7: lo}), 64))
+	}
+	return View{Full: true, Members: []Members{m}}
+}
+
+// One who joins a large group is all that the others are told of it.
+func TestChangeOfALargeGroupIsSmall(t *testing.T) {
+	next := crowd(10_000)
+	old := next
+	old.Members = []Members{{"web", slices.Delete(slices.Clone(next.Members[0].Addresses), 5000, 5001), next.Members[0].Prefixes}}
+	for what, views := range map[string][2]View{"joins": {old, next}, "leaves": {next, old}} {
+		change, differs := views[0].Change(views[1])
+		b, err := json.Marshal(change)
+		if err != nil || !differs || len(b) > 100 {
+			t.Errorf("one member %s, and the change has %d octets: %.200s (%v)", what, len(b), b, err)
+		}
+	}
+}
+
+// BenchmarkMerge is an agent that hears of one who joins a group of 10,000.
+func BenchmarkMerge(b *testing.B) {
+	old := crowd(10_000)
+	change := View{Joined: []Members{{Group: "web", Addresses: []netip.Addr{netip.MustParseAddr("2001::8000:1")}}}}
+	b.ReportAllocs()
+	for b.Loop() {
+		old.Merge(change)
+	}
 }
 
 // What is written as text is read back the same, and nothing else is read.
