@@ -23,6 +23,12 @@ build:
 test: deps build
 	go test -count=1 -timeout 20m ./...
 
+# The tests that the kernel decides, once more on Debian 12's own, in a virtual
+# machine (lab/vm): some five minutes. It needs a Debian mirror.
+test-debian-kernel:
+	@.ci/install qemu-system-x86 busybox-static nftables iproute2 procps
+	lab/vm/test
+
 lint:
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'run gofmt -w on the files above' >&2; exit 1; }
 	go vet ./...
