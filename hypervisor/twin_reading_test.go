@@ -30,13 +30,18 @@ type reading struct {
 	src, dst    netip.Addr
 	hops        byte
 	extended    bool // there are extension headers
-	routingZero bool
-	protocol    int
-	upper       []byte // from the upper-layer header on, if it is there
+	routed      bool // there is a routing header
+	routingZero bool // there is one of type 0
+
+	// What follows the extension headers. An Authentication Header counts as
+	// what follows: only who shares a key with the sender takes what is behind
+	// (RFC 4302). Connections are known by what is behind.
+	protocol, behind     int
+	upper, behindsOctets []byte // from the upper-layer header on; nil in the middle of a packet
 
 	fragmented     bool
-	fragmentHeader int // where in the frame
-	before         int // where the number of the Fragment header is
+	fragmentHeader int // where in the frame the first one is
+	before         int // where the number of that is
 	offset         int
 	more           bool
 	id             uint32
@@ -58,51 +63,63 @@ func read(f []byte) reading {
 		p.malformed = "shorter than it says"
 		return p
 	}
-	f = f[:end]
-	p.frame = f
+	p.frame = f[:end]
+	if !p.walk() {
+		p.malformed = "its header chain is cut off"
+	} else if f[20] == hopByHop && hasJumbo(f[54:end]) {
+		p.malformed = "jumbo payload that is not there (RFC 2675)"
+	}
+	return p
+}
+
+var extensions = []byte{hopByHop, routing, fragment, destOpts, authentication}
+
+// walk goes along the extension headers to what follows them, and reports
+// whether the headers are all there.
+func (p *reading) walk() bool {
+	f := p.frame
 	at, next, nextAt := 54, f[20], 20
-	for next == hopByHop || next == routing || next == fragment || next == destOpts || next == authentication {
+	opaque := -1
+	middle, cut := false, false
+	for slices.Contains(extensions, next) && !middle {
 		p.extended = true
-		if len(f) < at+8 {
-			p.malformed = "its header chain is cut off"
-			return p
+		if cut = len(f) < at+8; cut {
+			break
 		}
 		octets := (int(f[at+1]) + 1) * 8
 		switch next {
-		case hopByHop:
-			if at == 54 && hasJumbo(f[at:]) {
-				p.malformed = "jumbo payload that is not there (RFC 2675)"
-				return p
-			}
 		case authentication:
 			octets = (int(f[at+1]) + 2) * 4 // RFC 4302 section 2.2
-		case routing:
-			p.routingZero = p.routingZero || f[at+2] == 0
-		case fragment:
-			if p.fragmented {
-				p.malformed = "two Fragment headers (RFC 8200 section 4.1)"
-				return p
+			if opaque < 0 {
+				opaque = at
 			}
+		case routing:
+			p.routingZero = p.routingZero || f[at+2] == 0 && (allRoutingHeaders || !p.routed)
+			p.routed = true
+		case fragment:
 			octets = 8
-			p.fragmented, p.fragmentHeader, p.before = true, at, nextAt
-			p.offset, p.more = int(port(f[at+2:])&^7), f[at+3]&1 != 0
-			p.id = binary.BigEndian.Uint32(f[at+4:])
+			offset := int(port(f[at+2:]) &^ 7)
+			middle = offset > 0
+			if !p.fragmented {
+				p.fragmented, p.fragmentHeader, p.before = true, at, nextAt
+				p.offset, p.more = offset, f[at+3]&1 != 0
+				p.id = binary.BigEndian.Uint32(f[at+4:])
+			}
 		}
 		next, nextAt, at = f[at], at, at+octets
-		if p.offset > 0 {
-			break // what follows is the middle of something
-		}
 	}
-	p.protocol = int(next)
-	if p.offset > 0 && slices.Contains([]byte{hopByHop, routing, fragment, destOpts, authentication}, next) {
-		p.protocol = unknown
+	p.behind = int(next)
+	switch cut = cut || at > len(f); {
+	case cut, middle && slices.Contains(extensions, next):
+		p.behind = unknown
+	case !middle:
+		p.behindsOctets = f[at:]
 	}
-	if at > len(f) {
-		p.malformed = "its header chain is cut off"
-		return p
+	p.protocol, p.upper = p.behind, p.behindsOctets
+	if opaque >= 0 {
+		p.protocol, p.upper = authentication, f[opaque:]
 	}
-	p.upper = f[at:]
-	return p
+	return !cut || opaque >= 0
 }
 
 // hasJumbo reports whether a Hop-by-Hop Options header holds a Jumbo Payload
@@ -125,27 +142,18 @@ func hasJumbo(h []byte) bool {
 	return false
 }
 
-func (p reading) sport() uint16       { return port(p.upper) }
-func (p reading) dport() uint16       { return port(p.upper[2:]) }
-func (p reading) target() netip.Addr  { return netip.AddrFrom16([16]byte(p.upper[8:24])) }
-func (p reading) icmp(kind byte) bool { return p.protocol == icmp6 && len(p.upper) > 0 && p.upper[0] == kind }
+func (p reading) sport() uint16      { return port(p.upper) }
+func (p reading) dport() uint16      { return port(p.upper[2:]) }
+func (p reading) target() netip.Addr { return netip.AddrFrom16([16]byte(p.upper[8:24])) }
+func (p reading) quoted() netip.Addr { return netip.AddrFrom16([16]byte(p.upper[16:32])) }
+func (p reading) icmp(kind byte) bool {
+	return p.protocol == icmp6 && len(p.upper) > 0 && p.upper[0] == kind
+}
 func (p reading) errorOrEcho() bool {
 	return p.icmp(1) || p.icmp(2) || p.icmp(3) || p.icmp(4) || p.icmp(128) || p.icmp(129)
 }
 func (p reading) udp(sport, dport uint16) bool {
 	return p.protocol == udp && len(p.upper) >= 4 && p.sport() == sport && p.dport() == dport
-}
-
-// checksumHolds reports whether the checksum is right; UDP may leave it out.
-func (p reading) checksumHolds() bool {
-	at := map[int]int{tcp: 16, udp: 6, icmp6: 2}[p.protocol]
-	if p.protocol == udp && port(p.upper[6:]) == 0 {
-		return true
-	}
-	again := slices.Clone(p.upper)
-	checksum(again, byte(p.protocol), p.src.As16(), p.dst.As16())
-	a, b := port(again[at:]), port(p.upper[at:])
-	return a == b || a == 0xffff && b == 0 || a == 0 && b == 0xffff
 }
 
 // reassembler holds the fragments of packets that are not whole (RFC 8200
@@ -164,14 +172,15 @@ type run struct{ start, end int }
 
 // add takes a packet and returns it, or the packet whose last fragment it is. Of
 // overlapping fragments all are forgotten (RFC 5722); what has come already is
-// ignored.
+// ignored. As in Linux, an atomic fragment is one like others (not as RFC 6946
+// asks).
 func (r *reassembler) add(p reading) []byte {
 	if !p.fragmented {
 		return p.frame
 	}
 	start, end := p.offset, p.offset+len(p.data())
 	i := slices.IndexFunc(*r, func(t *train) bool { return t.src == p.src && t.dst == p.dst && t.id == p.id })
-	if p.offset == 0 && len(p.upper) < map[int]int{tcp: 20, udp: 8, icmp6: 8}[p.protocol] || end == start {
+	if p.offset == 0 && len(p.behindsOctets) < map[int]int{tcp: 20, udp: 8, icmp6: 8}[p.behind] || end == start {
 		return nil // not the whole header chain, or nothing (RFC 8200 section 4.5, RFC 7112)
 	}
 	if i < 0 {

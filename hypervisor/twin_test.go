@@ -23,6 +23,16 @@ type twin struct {
 	waiting     reassembler
 }
 
+// What the filter does not do yet; the twin does as the filter does until then.
+const (
+	tailsOfHeaders     = false // fragments from the uplink that begin with the middle of extension headers
+	quotesLinkLocals   = false // errors about packets of a guest's link-local address
+	linkPrefixInward   = false // with antiSpoof link-prefix, what others hold is not for the guest
+	allRoutingHeaders  = false // routing header type 0 behind another, or before link-local ICMPv6
+	routerSolicitCodes = false // code 0 in RS
+	headsAreWhole      = false // first fragments without all headers, where the protocol has no ports
+)
+
 // guest is a programmed tap: the end of its veth pair, the NIC and its pod.
 type guest struct {
 	end string
@@ -32,8 +42,10 @@ type guest struct {
 
 const wire = "wire"
 
-// passed is the reason that is none.
-const passed = ""
+const (
+	passed    = "" // the reason that is none
+	elsewhere = "the bridge sends it elsewhere"
+)
 
 // send hands the twin a frame that comes in at an end. It returns what comes out
 // at the others: whole is the frame, or the packet that its fragments make, and
@@ -42,7 +54,7 @@ func (w *twin) send(from string, f []byte) (whole []byte, why map[string]string)
 	why = map[string]string{}
 	for _, to := range w.ends() {
 		if to != from {
-			why[to] = "the bridge sends it elsewhere"
+			why[to] = elsewhere
 		}
 	}
 	nowhere := func(reason string) (whole []byte, why map[string]string) {
@@ -125,7 +137,8 @@ func (w *twin) single(g *guest, a netip.Addr) bool {
 	if g.pod.AntiSpoof != sixacre.AntiSpoofLinkPrefix || !g.pod.LinkPrefix.Contains(a) {
 		return false
 	}
-	return w.holder(a) == "" && !slices.Contains(g.pod.Relays, a)
+	anycast := g.pod.LinkPrefix.Masked().Addr() // of the routers (RFC 4291 section 2.6.1)
+	return w.holder(a) == "" && !slices.Contains(g.pod.Relays, a) && a != anycast
 }
 
 // holder returns the end of the NIC whose record has the address, or "".
@@ -141,6 +154,11 @@ func (w *twin) holder(a netip.Addr) string {
 // holds reports whether the guest may use the address at all.
 func (w *twin) holds(g *guest, a netip.Addr) bool {
 	return w.single(g, a) || inside(g.nic.Prefixes, a)
+}
+
+// reaches reports whether what is sent to the address may go to the guest.
+func (w *twin) reaches(g *guest, a netip.Addr) bool {
+	return w.holds(g, a) || !linkPrefixInward && g.pod.AntiSpoof == sixacre.AntiSpoofLinkPrefix && g.pod.LinkPrefix.Contains(a)
 }
 
 func inside(prefixes []netip.Prefix, a netip.Addr) bool {
@@ -175,6 +193,8 @@ func (w *twin) stateless(from string, p reading) string {
 		return "VLAN tag, 802.3 or another ethertype"
 	case p.malformed != "":
 		return p.malformed
+	case allRoutingHeaders && p.routingZero:
+		return "routing header type 0 (RFC 5095)"
 	case p.src.IsUnspecified():
 		return w.fromUnspecified(g, p)
 	case slices.Contains(g.nic.LinkLocals(), p.src):
@@ -192,6 +212,8 @@ func (w *twin) fromUplink(p reading) string {
 		return passed
 	case p.malformed != "":
 		return p.malformed
+	case p.protocol == unknown && (!tailsOfHeaders || p.offset == 0):
+		return "its header chain goes on in another fragment"
 	case p.protocol == icmp6 && p.fragmented && p.offset == 0 && !p.errorOrEcho():
 		return "fragmented ND"
 	}
@@ -251,6 +273,8 @@ func (w *twin) fromGlobal(g *guest, p reading) string {
 		return "routing header type 0 (RFC 5095)"
 	case p.offset > 0:
 		return passed // of no use without a first fragment
+	case p.protocol == unknown:
+		return "its header chain goes on in another fragment"
 	case p.protocol == icmp6:
 		return w.fromGuestICMPv6(g, p)
 	case p.protocol != tcp && p.protocol != udp:
@@ -312,7 +336,7 @@ func (p reading) plainND(octets int) string {
 		return "ND behind extension headers"
 	case p.hops != 255:
 		return "ND with a hop limit below 255"
-	case len(p.upper) < octets || p.upper[1] != 0:
+	case len(p.upper) < octets || p.upper[1] != 0 && (routerSolicitCodes || p.upper[0] != 133):
 		return "malformed ND"
 	}
 	return passed
@@ -387,13 +411,13 @@ var (
 // mayEnter judges what a guest is sent and did not ask for.
 func (w *twin) mayEnter(g *guest, from string, p reading, s state, c *connection) string {
 	known := c != nil && slices.Contains(w.connections, c)
-	elsewhere := from == wire && !known && w.holder(p.src) != ""
+	stolen := from == wire && !known && w.holder(p.src) != ""
 	if p.protocol == icmp6 && len(p.upper) > 0 {
 		switch kind := p.upper[0]; {
 		case kind == 2:
 			return passed
 		case slices.Contains(otherErrors, kind):
-			if len(p.upper) < 48 || !w.holds(g, netip.AddrFrom16([16]byte(p.upper[16:32]))) {
+			if len(p.upper) < 32 || !w.reaches(g, p.quoted()) || !quotesLinkLocals && p.quoted().IsLinkLocalUnicast() {
 				return "an error about a packet that the guest cannot have sent"
 			}
 			return passed
@@ -429,9 +453,9 @@ func (w *twin) mayEnter(g *guest, from string, p reading, s state, c *connection
 		return "multicast that nobody asked for"
 	case p.routingZero:
 		return "routing header type 0 (RFC 5095)"
-	case elsewhere:
+	case stolen:
 		return "from the uplink, with an address that a guest here holds"
-	case !w.holds(g, p.dst):
+	case !w.reaches(g, p.dst):
 		return "to an address that the guest does not hold"
 	case w.allows(g, sixacre.In, p, p.src):
 		return passed
