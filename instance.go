@@ -20,14 +20,19 @@ const (
 	maxNamed    = 24
 )
 
-// records is how many records the NIC has besides its instance: its prefixes, the
-// claim of its MAC and what was seen of it; the claims of a stored address and of
-// one that was declined.
+// records is how many records the NIC may have besides its instance: its prefixes,
+// the claim of its MAC, that of a learned link-local address and what was seen of
+// it; the claim of its device; the claims of a stored address and of one that was
+// declined.
 func (n NIC) records() int {
-	if n.Address.IsValid() {
-		return len(n.Prefixes) + 4
+	count := len(n.Prefixes) + 3
+	if n.Device != "" {
+		count++
 	}
-	return len(n.Prefixes) + 2
+	if n.Address.IsValid() {
+		count += 2
+	}
+	return count
 }
 
 // NIC is an instance's port on a pod.
@@ -73,6 +78,19 @@ type LinkLocalRequest struct {
 	NewTap  bool       `json:"newTap,omitempty" doc:"Whether the tap was made anew since the NIC's last learned address: then it may change at once"`
 }
 
+// Validate refuses what is not an address of the link: one of fe80::/64 (RFC 4291
+// section 2.5.6).
+func (r LinkLocalRequest) Validate() error {
+	if err := r.MAC.Validate(); err != nil {
+		return err
+	}
+	b := r.Address.As16()
+	if !r.Address.Is6() || r.Address.Zone() != "" || [8]byte(b[:8]) != [8]byte{0xfe, 0x80} {
+		return Errorf(Invalid, "link-local %s of nic %s is not an address of fe80::/64", r.Address, r.MAC)
+	}
+	return nil
+}
+
 // Instance is a virtual machine.
 type Instance struct {
 	Name string `json:"name" required:"true" example:"i-1"`
@@ -98,7 +116,7 @@ func (i Instance) Validate() error {
 			return Errorf(Invalid, "instance %s names too many different pods, hosts and groups for one instance: %d in all are the most", i.Name, maxNamed)
 		}
 		if records += n.records(); records > maxRecords {
-			return Errorf(Invalid, "instance %s holds too many NICs and prefixes for one instance: %d NICs with one prefix each are the most, in dhcpv6 pods %d", i.Name, maxRecords/3, maxRecords/5)
+			return Errorf(Invalid, "instance %s holds too many NICs and prefixes for one instance: %d NICs with one prefix each are the most, in dhcpv6 pods %d, and fewer where their devices are given", i.Name, maxRecords/4, maxRecords/6)
 		}
 		if err := n.MAC.Validate(); err != nil {
 			return Errorf(Invalid, "instance %s: %s", i.Name, err)

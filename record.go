@@ -61,7 +61,8 @@ func (c Clock) Key() Key      { return ClockKey }
 // the key itself is the guard that no two NICs hold it.
 func DelegationKey(p netip.Prefix) Key { return Key{KindDelegation, p.String()} }
 
-// Claim keeps a MAC of a pod, or an address, from being given to two NICs.
+// Claim keeps a MAC or a learned link-local address of a pod, an address, or a
+// device of a host from being that of two NICs.
 type Claim struct {
 	Name     string `json:"name"`
 	Instance string `json:"instance"`
@@ -71,6 +72,9 @@ type Claim struct {
 	// because its client found this one on the link: the claim then keeps it from
 	// being given to anybody. Zero for what the NIC has.
 	Declined time.Time `json:"declined,omitzero"`
+	// Learned is when, in the store's own time, the NIC was granted the learned
+	// link-local address that this claims.
+	Learned time.Time `json:"learned,omitzero"`
 }
 
 // MACClaim names the claim of a MAC in a pod.
@@ -93,6 +97,17 @@ func ParseMACClaim(k Key) (pod string, mac MAC, ok bool) {
 
 // AddressClaim names the claim of an address.
 func AddressClaim(a netip.Addr) Key { return Key{KindClaim, "address/" + a.String()} }
+
+// LinkLocalClaim names the claim of a learned link-local address in a pod. That of
+// the predicted one is the claim of the MAC that makes it.
+func LinkLocalClaim(pod string, a netip.Addr) Key {
+	return Key{KindClaim, "link-local/" + pod + "/" + a.String()}
+}
+
+// DeviceClaim names the claim of a running NIC to its tap on a host.
+func DeviceClaim(host, device string) Key {
+	return Key{KindClaim, "device/" + host + "/" + device}
+}
 
 // ServerID is the one server DUID under which every replica answers (RFC 9915
 // section 11), without option code and length.

@@ -314,6 +314,16 @@ func (a *attempt) learn(key sixacre.Key, r sixacre.Record) {
 	a.Seen = append(a.Seen, sixacre.Seen{Key: key, Revision: r.Revision})
 }
 
+// put plans to write a noun, instead of what was planned for the same key before.
+func (a *attempt) put(noun sixacre.Noun) {
+	at := slices.IndexFunc(a.Put, func(planned sixacre.Noun) bool { return planned.Key() == noun.Key() })
+	if at < 0 {
+		a.Put = append(a.Put, noun)
+	} else {
+		a.Put[at] = noun
+	}
+}
+
 // must is read for what has to exist. noun is its name in messages.
 func must[T sixacre.Noun](a *attempt, noun string, key sixacre.Key) (T, error) {
 	v, found, err := read[T](a, key)

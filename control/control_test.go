@@ -367,7 +367,7 @@ func TestDeployManyNICs(t *testing.T) {
 	if _, err := r.CreateHost(t.Context(), sixacre.Host{Name: "hv1"}); err != nil {
 		t.Fatal(err)
 	}
-	for pod, most := range map[string]int{"pod1": 32, "pod2": 19} {
+	for pod, most := range map[string]int{"pod1": 24, "pod2": 16} {
 		d := control.Deployment{Name: "i-1"}
 		for i := range most {
 			d.NICs = append(d.NICs, control.NICDeployment{NIC: sixacre.NIC{Pod: pod, Host: "hv1", MAC: sixacre.MAC{6, 0, 0, 0, 0, byte(i)}}})

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -27,7 +28,9 @@ type NICDeployment struct {
 // Deploy writes an instance with its addresses and prefixes.
 func (c *Control) Deploy(ctx context.Context, d Deployment) (sixacre.Instance, error) {
 	var made sixacre.Instance
+	var evicted []sixacre.Claim
 	err := c.change(ctx, func(a *attempt) error {
+		evicted = nil
 		i := sixacre.Instance{Name: d.Name}
 		for _, n := range d.NICs {
 			if n.State == "" {
@@ -51,6 +54,13 @@ func (c *Control) Deploy(ctx context.Context, d Deployment) (sixacre.Instance, e
 			if err != nil {
 				return err
 			}
+			loser, err := a.evict(pod.Name, addr.LinkLocal(nic.MAC))
+			if err != nil {
+				return err
+			}
+			if loser.Instance != "" {
+				evicted = append(evicted, loser)
+			}
 			i.NICs[k] = nic
 			made.NICs = append(made.NICs, addr.Complete(pod, nic))
 		}
@@ -60,6 +70,12 @@ func (c *Control) Deploy(ctx context.Context, d Deployment) (sixacre.Instance, e
 		a.Put = append(a.Put, i)
 		return nil
 	})
+	if err == nil {
+		for _, loser := range evicted {
+			slog.Warn("a NIC lost its learned link-local address to a new one whose MAC makes it", "claim", loser.Name,
+				"instance", loser.Instance, "mac", loser.MAC, "new", d.Name)
+		}
+	}
 	return made, err
 }
 
@@ -96,7 +112,10 @@ func (a *attempt) plug(instance string, n sixacre.NIC, count *int) (sixacre.NIC,
 	if n.Address, err = a.address(instance, pod, n); err != nil {
 		return n, pod, err
 	}
-	n.LinkLocal, n.Declined, n.MovingTo = netip.Addr{}, netip.Addr{}, ""
+	n.LinkLocal, n.LearnedLinkLocal, n.Declined, n.MovingTo = netip.Addr{}, netip.Addr{}, netip.Addr{}, ""
+	if err := a.claimDevice(instance, n); err != nil {
+		return n, pod, err
+	}
 
 	for k, prefix := range n.Prefixes {
 		if slices.Contains(n.Prefixes[:k], prefix) {
@@ -124,6 +143,34 @@ func (a *attempt) plug(instance string, n sixacre.NIC, count *int) (sixacre.NIC,
 		n.Prefixes = append(n.Prefixes, prefix)
 	}
 	return n, pod, nil
+}
+
+// claimDevice plans to take the NIC's tap for it: behind each there is one guest.
+func (a *attempt) claimDevice(instance string, n sixacre.NIC) error {
+	if n.Host == "" || n.Device == "" || n.State != sixacre.Running {
+		return nil
+	}
+	claim := sixacre.Claim{Name: sixacre.DeviceClaim(n.Host, n.Device).Name, Instance: instance, MAC: n.MAC, Pod: n.Pod}
+	holder, taken, err := read[sixacre.Claim](a, claim.Key())
+	if taken {
+		return sixacre.Errorf(sixacre.Conflict, "device %s on host %s is that of nic %s of instance %s, which runs: give this NIC's own, or none",
+			n.Device, n.Host, holder.MAC, holder.Instance)
+	}
+	a.Put = append(a.Put, claim)
+	return err
+}
+
+// freeDevice plans to give the NIC's tap up, if it is claimed for it: versions
+// before did not claim taps.
+func (a *attempt) freeDevice(n sixacre.NIC) error {
+	if n.Host == "" || n.Device == "" {
+		return nil
+	}
+	claim, found, err := read[sixacre.Claim](a, sixacre.DeviceClaim(n.Host, n.Device))
+	if found && claim.MAC == n.MAC && claim.Pod == n.Pod {
+		a.Delete = append(a.Delete, claim.Key())
+	}
+	return err
 }
 
 // address returns the address to record: in a slaac pod none, because it
@@ -239,6 +286,12 @@ func (c *Control) Retire(ctx context.Context, name string) error {
 		}
 		for _, n := range i.NICs {
 			a.Delete = append(a.Delete, sixacre.MACClaim(n.Pod, n.MAC), sixacre.SightingKey(n.Pod, n.MAC))
+			if n.LearnedLinkLocal.IsValid() {
+				a.Delete = append(a.Delete, sixacre.LinkLocalClaim(n.Pod, n.LearnedLinkLocal))
+			}
+			if err := a.freeDevice(n); err != nil {
+				return err
+			}
 			for _, address := range []netip.Addr{n.Address, n.Declined} {
 				if address.IsValid() {
 					a.Delete = append(a.Delete, sixacre.AddressClaim(address))
@@ -278,6 +331,9 @@ func (c *Control) Move(ctx context.Context, name string, m Move) error {
 			return err
 		}
 		if i.NICs[at].Host != m.Host {
+			if err := a.freeDevice(i.NICs[at]); err != nil {
+				return err
+			}
 			i.NICs[at].Host = m.Host
 			// The tap is made anew on the other host, under a name of its own.
 			i.NICs[at].Device = ""

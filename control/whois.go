@@ -21,8 +21,9 @@ type Holder struct {
 	Seen     *sixacre.Sighting       `json:"seen,omitempty" doc:"What was seen of the DHCPv6 client of that NIC; absent where nothing was"`
 }
 
-// Whois returns who holds an address, a prefix or a MAC. A MAC may have a holder
-// in each pod: then pod says which is meant; it is empty for whichever.
+// Whois returns who holds an address, a prefix or a MAC. A MAC or a link-local
+// address may have a holder in each pod: then pod says which is meant; it is empty
+// for whichever.
 func (c *Control) Whois(ctx context.Context, query, pod string) (Holder, error) {
 	mac, notMAC := sixacre.ParseMAC(query)
 	var asked netip.Prefix
@@ -56,8 +57,8 @@ func (c *Control) Whois(ctx context.Context, query, pod string) (Holder, error) 
 			return Holder{}, err
 		case h.Instance == "":
 		case holder.Instance != "":
-			return Holder{}, sixacre.Errorf(sixacre.Conflict, "mac %s is that of instance %s in pod %s, of instance %s in pod %s, …: say which pod",
-				mac, holder.Instance, holder.Pod, h.Instance, h.Pod)
+			return Holder{}, sixacre.Errorf(sixacre.Conflict, "%s is that of instance %s in pod %s, of instance %s in pod %s, …: say which pod",
+				query, holder.Instance, holder.Pod, h.Instance, h.Pod)
 		default:
 			holder = h
 		}
@@ -77,7 +78,7 @@ func (c *Control) Whois(ctx context.Context, query, pod string) (Holder, error) 
 // whois looks in one pod for the holder of a prefix, or of the address that a
 // /128 is.
 func (a *attempt) whois(p sixacre.Pod, asked netip.Prefix) (Holder, error) {
-	if asked.IsSingleIP() && p.LinkPrefix.Contains(asked.Addr()) {
+	if asked.IsSingleIP() && (p.LinkPrefix.Contains(asked.Addr()) || asked.Addr().IsLinkLocalUnicast()) {
 		claim, err := a.claimOf(p, asked.Addr())
 		return Holder{Instance: claim.Instance, MAC: claim.MAC, Pod: p.Name, Address: asked.Addr(), Declined: !claim.Declined.IsZero()}, err
 	}
@@ -95,6 +96,9 @@ func (a *attempt) whois(p sixacre.Pod, asked netip.Prefix) (Holder, error) {
 // claimOf returns the claim of the NIC of the pod that has the address, or one
 // without instance.
 func (a *attempt) claimOf(p sixacre.Pod, address netip.Addr) (sixacre.Claim, error) {
+	if address.IsLinkLocalUnicast() {
+		return a.linkLocalClaim(p.Name, address)
+	}
 	key := sixacre.AddressClaim(address)
 	if p.Addressing == sixacre.SLAAC {
 		mac, ok := addr.MAC(address)

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 
 	"github.com/sixacre/sixacre"
-	"github.com/sixacre/sixacre/addr"
 )
 
 // QueryType is what a LEASEQUERY looks for (RFC 5007 section 4.1.2.1, RFC 5460
@@ -245,15 +244,10 @@ func (q *LeaseLookup) Scope(pods *Pods, of []int) ([]int, StatusCode) {
 	return scope, StatusSuccess
 }
 
-// MAC returns the MAC that the query names in so many words: by the link-local
-// address that it makes, or by a Remote-ID in the pod's format.
+// MAC returns the MAC that a query by Remote-ID names, in the pod's format.
 func (q *LeaseLookup) MAC(pod *sixacre.Pod) (sixacre.MAC, bool) {
-	switch {
-	case q.Type == QueryByAddress && q.Address.IsLinkLocalUnicast():
-		mac, ok := addr.MAC(q.Address)
-		return mac, ok && addr.LinkLocal(mac) == q.Address
-	case q.Type == QueryByRemoteID:
-		return remoteIDMAC(pod.RemoteIDFormat, q.RemoteID)
+	if q.Type != QueryByRemoteID {
+		return sixacre.MAC{}, false
 	}
-	return sixacre.MAC{}, false
+	return remoteIDMAC(pod.RemoteIDFormat, q.RemoteID)
 }

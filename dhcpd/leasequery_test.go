@@ -38,7 +38,7 @@ type seenClients struct {
 func (s *seenClients) HolderOf(_ context.Context, pod sixacre.Pod, address netip.Addr) (sixacre.MAC, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if mac, ok := addr.MAC(address); ok && pod.LinkPrefix.Contains(address) {
+	if mac, ok := addr.MAC(address); ok && (pod.LinkPrefix.Contains(address) || address == addr.LinkLocal(mac)) {
 		return mac, true, s.failure
 	}
 	mac, ok := s.holders[netip.PrefixFrom(address, 60).Masked().Addr()]
