@@ -148,6 +148,9 @@ func TestWhoReachesWhat(t *testing.T) {
 	}
 	own := sixacre.Report{NICs: []sixacre.NICReport{{Pod: "pod1", MAC: sixacre.MAC{6, 0, 0, 0, 0, 1}, Programmed: true}}}
 	foreign := sixacre.Report{NICs: []sixacre.NICReport{{Pod: "pod2", MAC: sixacre.MAC{6, 0, 0, 0, 0, 2}, Programmed: true}}}
+	takes := func(n byte) sixacre.LinkLocalRequest {
+		return sixacre.LinkLocalRequest{Pod: fmt.Sprintf("pod%d", n), MAC: sixacre.MAC{6, 0, 0, 0, 0, n}, Address: netip.MustParseAddr("fe80::7217")}
+	}
 	for _, c := range []struct {
 		method, path string
 		in           any
@@ -164,6 +167,9 @@ func TestWhoReachesWhat(t *testing.T) {
 		{"POST", "/v1/hosts/hv1/report", own, "socket admin host"},
 		{"POST", "/v1/hosts/hv1/report", foreign, ""},
 		{"POST", "/v1/hosts/hv2/report", foreign, "socket admin"},
+		{"POST", "/v1/hosts/hv1/link-locals", takes(1), "socket admin host"},
+		{"POST", "/v1/hosts/hv1/link-locals", takes(2), ""},
+		{"POST", "/v1/hosts/hv2/link-locals", takes(2), "socket admin"},
 		{"DELETE", "/v1/peers/none", nil, ""},
 	} {
 		for name, client := range clients {
@@ -174,6 +180,16 @@ func TestWhoReachesWhat(t *testing.T) {
 			if (name == "nobody" || name == "forged") && sixacre.CodeOf(err) != sixacre.Denied {
 				t.Errorf("%s by %s: %v, want a denial", c.path, name, err)
 			}
+		}
+	}
+	if err := s.with(host).LearnLinkLocal(t.Context(), "hv1", takes(1)); err != nil {
+		t.Error(err)
+	}
+	for address, want := range map[string]sixacre.Code{"2001:db8::1": sixacre.Invalid, "fe80::7218": sixacre.Conflict} {
+		r := takes(1)
+		r.Address = netip.MustParseAddr(address)
+		if err := s.with(host).LearnLinkLocal(t.Context(), "hv1", r); sixacre.CodeOf(err) != want || !strings.Contains(err.Error(), address) {
+			t.Errorf("learning %s: %v, want %s", address, err, want)
 		}
 	}
 	var status sixacre.HostStatus
@@ -313,7 +329,7 @@ func TestOpenAPI(t *testing.T) {
 	for schema, required := range map[string]string{
 		"Pod": "[linkPrefix name]", "Pool": "[prefix]", "Deployment": "[name nics]", "NICDeployment": "[mac pod]",
 		"Rule": "[direction protocol]", "Group": "[name]", "Host": "[name]", "Peer": "[address asn name pod]",
-		"Token": "[name role]", "PrefixRequest": "[instance]", "Move": "[host]",
+		"Token": "[name role]", "PrefixRequest": "[instance]", "Move": "[host]", "LinkLocalRequest": "[address mac pod]",
 	} {
 		got := doc.Components.Schemas[schema].Required
 		slices.Sort(got)
@@ -327,7 +343,17 @@ func TestOpenAPI(t *testing.T) {
 			t.Errorf("%s has format %v, want %s", field, got, format)
 		}
 	}
-	for _, field := range []string{"NICDeployment.mac", "Rule.ports", "Rule.protocol", "Rule.icmpType", "Rule.remote", "Pod.linkPrefix", "Sighting.duid", "Sighting.mac", "Path.relay", "Path.link", "Path.interfaceId", "Option.value"} {
+	for field, typ := range map[string]string{"View.members": "array", "View.joined": "array", "View.left": "array", "Rule.includePrefixes": "boolean", "Rule.cut": "boolean"} {
+		schema, name, _ := strings.Cut(field, ".")
+		got := doc.Components.Schemas[schema].Properties[name].Type
+		if list, ok := got.([]any); ok {
+			got = list[0] // or null
+		}
+		if got != typ {
+			t.Errorf("%s has type %v, want %s", field, got, typ)
+		}
+	}
+	for _, field := range []string{"NICDeployment.mac", "Rule.ports", "Rule.protocol", "Rule.icmpType", "Rule.remote", "Pod.linkPrefix", "Sighting.duid", "Sighting.mac", "Path.relay", "Path.link", "Path.interfaceId", "Option.value", "Pod.antiSpoof", "Pod.echo", "NIC.learnedLinkLocal", "LinkLocalRequest.address"} {
 		schema, name, _ := strings.Cut(field, ".")
 		if got := doc.Components.Schemas[schema].Properties[name].Type; got != "string" {
 			t.Errorf("%s has type %v, want string", field, got)

@@ -142,6 +142,12 @@ func (c *Client) Report(ctx context.Context, host string, r sixacre.Report) erro
 	return c.Do(ctx, http.MethodPost, "/v1/hosts/"+url.PathEscape(host)+"/report", r, nil)
 }
 
+// LearnLinkLocal asks for a link-local address of a NIC on the host beside the
+// predicted one. A refusal is a [sixacre.Error].
+func (c *Client) LearnLinkLocal(ctx context.Context, host string, r sixacre.LinkLocalRequest) error {
+	return c.Do(ctx, http.MethodPost, "/v1/hosts/"+url.PathEscape(host)+"/link-locals", r, nil)
+}
+
 // silence is after how long without a sign of life a watch is begun anew.
 const silence = 3 * heartbeat
 

@@ -33,7 +33,7 @@ func handle[I, O any](api huma.API, method, path, summary string, f func(context
 	status := http.StatusOK
 	if method == http.MethodDelete {
 		status = http.StatusNoContent
-	} else if method == http.MethodPost && !strings.HasSuffix(path, "/report") && !strings.HasSuffix(path, "/move") {
+	} else if method == http.MethodPost && !strings.HasSuffix(path, "/report") && !strings.HasSuffix(path, "/move") && !strings.HasSuffix(path, "/link-locals") {
 		status = http.StatusCreated
 	}
 	huma.Register(api, huma.Operation{
@@ -170,6 +170,13 @@ func operations(s *Server, api huma.API) {
 		return nil, s.report(ctx, in.Name, in.Body)
 	}, sixacre.RoleHost)
 
+	handle(api, "POST", "/v1/hosts/{name}/link-locals", "Ask for the link-local address that the guest behind a NIC of a hypervisor takes beside the predicted one", func(ctx context.Context, in *namedBody[sixacre.LinkLocalRequest]) (*none, error) {
+		if err := reaches(ctx, in.Name); err != nil {
+			return nil, err
+		}
+		return nil, c.LearnLinkLocal(ctx, in.Name, in.Body)
+	}, sixacre.RoleHost)
+
 	handle(api, "GET", "/v1/peers", "List the BGP peers", func(ctx context.Context, _ *none) (*body[[]sixacre.Peer], error) {
 		return show(c.Peers(ctx))
 	})
@@ -203,6 +210,10 @@ func operations(s *Server, api huma.API) {
 	})
 	handle(api, "GET", "/v1/watch", "Follow what concerns a host or a pod: a stream of views as NDJSON, the first complete, the others changes to it",
 		s.watch, sixacre.RoleHost, sixacre.RoleRouter)
+	// A stream has no one body, but each of its lines is a view.
+	api.OpenAPI().Paths["/v1/watch"].Get.Responses["200"].Content = map[string]*huma.MediaType{
+		"application/x-ndjson": {Schema: api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[sixacre.View](), true, "View")},
+	}
 }
 
 // HostCreated is a new host with the token of its agent.
@@ -236,10 +247,18 @@ func (s *Server) forget(host string) {
 	delete(s.reports, host)
 }
 
-// report keeps what an agent says, of its own host and its own NICs.
-func (s *Server) report(ctx context.Context, host string, r sixacre.Report) error {
+// reaches refuses a host's token what is another host's.
+func reaches(ctx context.Context, host string) error {
 	if who := caller(ctx); who.Role == sixacre.RoleHost && who.Host != host {
 		return sixacre.Errorf(sixacre.Denied, "token %s is that of host %s, not of %s", who.Name, who.Host, host)
+	}
+	return nil
+}
+
+// report keeps what an agent says, of its own host and its own NICs.
+func (s *Server) report(ctx context.Context, host string, r sixacre.Report) error {
+	if err := reaches(ctx, host); err != nil {
+		return err
 	}
 	if _, err := s.control.Host(ctx, host); err != nil {
 		return err
