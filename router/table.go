@@ -39,9 +39,14 @@ func (e entry) empty() bool { return e.Lease == nil && e.Released == nil && e.Wi
 
 // holder is the NIC that the record delegates a prefix to.
 type holder struct {
-	mac       sixacre.MAC
-	linkLocal netip.Addr // predicted
-	stopped   bool
+	mac                sixacre.MAC
+	predicted, learned netip.Addr // its link-local addresses; the second may be missing
+	stopped            bool
+}
+
+// has reports whether it is one of the NIC's link-local addresses.
+func (h holder) has(linkLocal netip.Addr) bool {
+	return linkLocal.IsValid() && (linkLocal == h.predicted || linkLocal == h.learned)
 }
 
 // table says which prefix is routed where. It is the product of two sources:
@@ -53,23 +58,21 @@ type table struct {
 	ruled    bool  // a record rules, even if no view of it has come yet
 	revision int64 // of the view followed
 
-	entries   map[netip.Prefix]entry
-	holders   map[netip.Prefix]holder
-	hops      map[sixacre.MAC]netip.Addr // link-local address of a client as of its last Reply
-	predicted map[netip.Addr]sixacre.MAC
+	entries map[netip.Prefix]entry
+	holders map[netip.Prefix]holder
+	hops    map[sixacre.MAC]netip.Addr // link-local address of a client as of its last Reply
 
 	touched, changed map[netip.Prefix]bool // since take
 }
 
 func newTable(ruled bool) *table {
 	return &table{
-		ruled:     ruled,
-		entries:   map[netip.Prefix]entry{},
-		holders:   map[netip.Prefix]holder{},
-		hops:      map[sixacre.MAC]netip.Addr{},
-		predicted: map[netip.Addr]sixacre.MAC{},
-		touched:   map[netip.Prefix]bool{},
-		changed:   map[netip.Prefix]bool{},
+		ruled:   ruled,
+		entries: map[netip.Prefix]entry{},
+		holders: map[netip.Prefix]holder{},
+		hops:    map[sixacre.MAC]netip.Addr{},
+		touched: map[netip.Prefix]bool{},
+		changed: map[netip.Prefix]bool{},
 	}
 }
 
@@ -84,15 +87,24 @@ func (t *table) nextHop(p netip.Prefix) (netip.Addr, bool) {
 		case h.stopped, e.Released != nil && *e.Released == h.mac:
 			return netip.Addr{}, false
 		}
-		if hop, seen := t.hops[h.mac]; seen {
-			return hop, true
-		}
-		return h.linkLocal, true
+		return t.hop(h), true
 	}
 	if e.Lease == nil {
 		return netip.Addr{}, false
 	}
 	return e.Lease.NextHop, true
+}
+
+// hop returns which of a NIC's link-local addresses its prefixes are routed to: the
+// one of the last Reply, or else the learned one if there is one.
+func (t *table) hop(h holder) netip.Addr {
+	switch hop := t.hops[h.mac]; {
+	case h.has(hop):
+		return hop
+	case h.learned.IsValid():
+		return h.learned
+	}
+	return h.predicted
 }
 
 // prefixes calls yield for every prefix that has something to say about it.
@@ -156,48 +168,56 @@ func (t *table) grant(x exchange, p netip.Prefix, valid sixacre.Seconds, now tim
 	case !held && e.Withdrawn != nil && e.Withdrawn.MAC == x.mac:
 		return dropAgainst
 	}
+	hop := x.peer
+	if held && !h.has(hop) {
+		hop = t.hop(h) // the record says which addresses a NIC may have
+	}
 	e.Released = nil
-	e.Lease = &lease{MAC: x.mac, NextHop: x.peer, Granted: now, Revision: t.revision}
+	e.Lease = &lease{MAC: x.mac, NextHop: hop, Granted: now, Revision: t.revision}
 	if valid != sixacre.Infinity {
 		e.Lease.Expires = now.Add(valid.Duration())
 	}
 	t.set(p, e)
-	t.learn(x.mac, x.peer)
+	t.learn(x.mac, hop)
 	return nil
 }
 
-// learn takes note of a client's link-local address, unless it is the one that
-// another NIC of the record makes of its MAC.
+// learn takes note of a client's link-local address, unless its NIC is in the
+// record and may not have it.
 func (t *table) learn(mac sixacre.MAC, linkLocal netip.Addr) {
-	if owner, ok := t.predicted[linkLocal]; !t.ruled || ok && owner != mac || t.hops[mac] == linkLocal {
+	if !t.ruled || t.hops[mac] == linkLocal {
 		return
 	}
-	t.hops[mac] = linkLocal
 	for p, h := range t.holders {
-		if h.mac == mac {
-			t.touch(p)
+		if h.mac != mac {
+			continue
 		}
+		if !h.has(linkLocal) {
+			return
+		}
+		t.touch(p)
 	}
+	t.hops[mac] = linkLocal
 }
 
 // release takes note that a server confirmed a client's Release. It counts for
-// the prefixes that this very client holds: its MAC, and the address that they
-// are routed to.
+// the prefixes that this very client holds: its MAC and an address of its own, or
+// without a record the one that they are routed to.
 func (t *table) release(x exchange, prefixes []netip.Prefix) {
 	for _, p := range prefixes {
 		hop, routed := t.nextHop(p)
-		if !routed || hop != x.peer {
+		if !routed {
 			continue
 		}
 		e := t.entries[p]
 		if h, held := t.holders[p]; held {
-			if h.mac == x.mac {
+			if h.mac == x.mac && h.has(x.peer) {
 				e.Released = &x.mac
 				t.set(p, e)
 			}
 			continue
 		}
-		if e.Lease.MAC == x.mac {
+		if e.Lease.MAC == x.mac && hop == x.peer {
 			e.Lease = nil
 			t.set(p, e)
 		}
@@ -213,7 +233,7 @@ func (t *table) follow(v sixacre.View, pod string, now time.Time) error {
 		return sixacre.Errorf(sixacre.NotFound, "pod %s is not in the record that the token shows: give a token of that pod", pod)
 	}
 	t.setPod(v.Pods[at])
-	next := t.adopt(v, pod)
+	next := holders(v, pod)
 	for p, was := range t.holders {
 		if _, still := next[p]; still {
 			continue
@@ -221,7 +241,8 @@ func (t *table) follow(v sixacre.View, pod string, now time.Time) error {
 		t.set(p, entry{Withdrawn: &withdrawal{was.mac, v.Revision, now.Add(sixacre.MaxStale)}})
 	}
 	for p, h := range next {
-		if was, ok := t.holders[p]; ok && was == h {
+		was, before := t.holders[p]
+		if before && was == h {
 			continue
 		}
 		e := t.entries[p]
@@ -231,6 +252,15 @@ func (t *table) follow(v sixacre.View, pod string, now time.Time) error {
 		}
 		if e.Released != nil && *e.Released != h.mac {
 			e.Released = nil
+		}
+		if before && was.mac == h.mac && was.learned != h.learned && h.learned.IsValid() {
+			// What was granted just now is newer than the last Reply.
+			t.hops[h.mac] = h.learned
+			if e.Lease != nil {
+				l := *e.Lease
+				l.NextHop = h.learned
+				e.Lease = &l
+			}
 		}
 		if _, known := t.entries[p]; known {
 			t.set(p, e)
@@ -248,43 +278,36 @@ func (t *table) follow(v sixacre.View, pod string, now time.Time) error {
 	return nil
 }
 
-// adopt returns who holds what in a view, and takes note of the link-local
-// addresses that go with it.
-func (t *table) adopt(v sixacre.View, pod string) map[netip.Prefix]holder {
+// holders returns who holds what in a view.
+func holders(v sixacre.View, pod string) map[netip.Prefix]holder {
 	next := map[netip.Prefix]holder{}
-	clear(t.predicted)
 	for _, i := range v.Instances {
 		for _, n := range i.NICs {
 			if n.Pod != pod {
 				continue
 			}
-			t.predicted[n.LinkLocal] = n.MAC
 			for _, p := range n.Prefixes {
-				next[p] = holder{n.MAC, n.LinkLocal, n.State == sixacre.Stopped}
+				next[p] = holder{n.MAC, n.LinkLocal, n.LearnedLinkLocal, n.State == sixacre.Stopped}
 			}
 		}
 	}
 	return next
 }
 
-// forgetHops keeps what was learned of MACs only as long as they hold anything.
+// forgetHops keeps what was seen of MACs only as long as they hold anything.
 func (t *table) forgetHops() {
 	kept := map[sixacre.MAC]netip.Addr{}
-	for p, h := range t.holders {
-		hop, learned := t.hops[h.mac]
-		if owner, taken := t.predicted[hop]; learned && taken && owner != h.mac {
-			t.touch(p) // a new NIC's own address, so no longer this one's
-		} else if learned {
-			kept[h.mac] = hop
+	keep := func(mac sixacre.MAC) {
+		if hop, seen := t.hops[mac]; seen {
+			kept[mac] = hop
 		}
 	}
+	for _, h := range t.holders {
+		keep(h.mac)
+	}
 	for _, e := range t.entries {
-		if e.Lease == nil {
-			continue
-		}
-		hop, learned := t.hops[e.Lease.MAC]
-		if owner, taken := t.predicted[hop]; learned && !(taken && owner != e.Lease.MAC) {
-			kept[e.Lease.MAC] = hop
+		if e.Lease != nil {
+			keep(e.Lease.MAC)
 		}
 	}
 	t.hops = kept
@@ -310,7 +333,7 @@ func (t *table) restore(entries []entry, v sixacre.View, pod string, now time.Ti
 			}
 		}
 		t.revision = v.Revision
-		t.holders = t.adopt(v, pod)
+		t.holders = holders(v, pod)
 		for p := range t.holders {
 			if w := t.entries[p].Withdrawn; w != nil && w.Revision > v.Revision {
 				delete(t.holders, p)

@@ -15,6 +15,7 @@ var (
 	macA, macB = sixacre.MAC{6, 0, 0, 0, 0, 0xa}, sixacre.MAC{6, 0, 0, 0, 0, 0xb}
 	llA, llB   = addr.LinkLocal(macA), addr.LinkLocal(macB)
 	llPrivate  = netip.MustParseAddr("fe80::1234") // of a guest that does not make it from its MAC
+	llOther    = netip.MustParseAddr("fe80::5678") // another such
 	prefixP    = netip.MustParsePrefix("2001:db8:4000:10::/60")
 	prefixQ    = netip.MustParsePrefix("2001:db8:4000:20::/60")
 	start      = time.Unix(1_800_000_000, 0)
@@ -56,6 +57,11 @@ func nic(mac sixacre.MAC, prefixes ...netip.Prefix) sixacre.NIC {
 
 func stopped(n sixacre.NIC) sixacre.NIC {
 	n.State = sixacre.Stopped
+	return n
+}
+
+func learned(n sixacre.NIC, linkLocal netip.Addr) sixacre.NIC {
+	n.LearnedLinkLocal = linkLocal
 	return n
 }
 
@@ -119,10 +125,26 @@ func TestTable(t *testing.T) {
 		// With one.
 		{"nothing before the first view", true, []event{reply(macA, llA, p, hour)}, routes{}},
 		{"a lost reply's route comes", true, []event{view(1, nic(macA, p))}, routes{p: llA}},
-		{"via the address seen", true, []event{view(1, nic(macA, p, q)), reply(macA, llPrivate, p, hour)}, routes{p: llPrivate, q: llPrivate}},
-		{"but not via another NIC's", true, []event{view(1, nic(macA, p), nic(macB)), reply(macA, llB, p, hour)}, routes{p: llA}},
-		{"nor once it is another NIC's", true, []event{view(1, nic(macA, p)), reply(macA, llB, p, hour), view(2, nic(macA, p), nic(macB))}, routes{p: llA}},
-		{"expiry changes nothing", true, []event{view(1, nic(macA, p)), reply(macA, llPrivate, p, hour), after(2 * time.Hour)}, routes{p: llPrivate}},
+		{"a reply to an address that the record does not know moves none", true, []event{view(1, nic(macA, p, q)), reply(macA, llPrivate, p, hour)}, routes{p: llA, q: llA}},
+		{"nor to another NIC's", true, []event{view(1, nic(macA, p), nic(macB)), reply(macA, llB, p, hour)}, routes{p: llA}},
+		{"nor to another NIC's learned one", true, []event{view(1, learned(nic(macA, p), llOther), learned(nic(macB), llPrivate)), reply(macA, llPrivate, p, hour)}, routes{p: llOther}},
+		{"a learned address is the next hop", true, []event{view(1, learned(nic(macA, p, q), llPrivate))}, routes{p: llPrivate, q: llPrivate}},
+		{"from when it is learned", true, []event{view(1, nic(macA, p)), view(2, learned(nic(macA, p), llPrivate))}, routes{p: llPrivate}},
+		{"until it is evicted", true, []event{view(1, learned(nic(macA, p), llPrivate)), reply(macA, llPrivate, p, hour), view(2, nic(macA, p))}, routes{p: llA}},
+		{"or another is learned", true, []event{view(1, learned(nic(macA, p), llPrivate)), reply(macA, llPrivate, p, hour), view(2, learned(nic(macA, p), llOther))}, routes{p: llOther}},
+		{"a reply says which of the two it is", true, []event{view(1, learned(nic(macA, p, q), llPrivate)), reply(macA, llA, p, hour)}, routes{p: llA, q: llA}},
+		{"the last one does", true, []event{view(1, learned(nic(macA, p), llPrivate)), reply(macA, llA, p, hour), reply(macA, llPrivate, p, hour)}, routes{p: llPrivate}},
+		{"but not one to neither", true, []event{view(1, learned(nic(macA, p), llPrivate)), reply(macA, llA, p, hour), reply(macA, llOther, p, hour)}, routes{p: llA}},
+		{"nor for a prefix that the record does not have yet", true, []event{view(1, learned(nic(macA, p), llPrivate)), reply(macA, llA, p, hour), reply(macA, llOther, q, hour)}, routes{p: llA, q: llOther}},
+		{"which it then routes as the others", true, []event{view(1, learned(nic(macA, p), llPrivate)), reply(macA, llA, p, hour), reply(macA, llOther, q, hour), view(2, learned(nic(macA, p, q), llPrivate))}, routes{p: llA, q: llA}},
+		{"nor over a restart", true, []event{view(1, learned(nic(macA, p), llPrivate)), reply(macA, llA, p, hour), reply(macA, llOther, p, hour), restarted(viewOf(1, learned(nic(macA, p), llPrivate)))}, routes{p: llA}},
+		{"what is learned after it is newer", true, []event{view(1, nic(macA, p, q)), reply(macA, llA, p, hour), view(2, learned(nic(macA, p, q), llPrivate))}, routes{p: llPrivate, q: llPrivate}},
+		{"over a restart too", true, []event{view(1, nic(macA, p)), reply(macA, llA, p, hour), view(2, learned(nic(macA, p), llPrivate)), restarted(viewOf(2, learned(nic(macA, p), llPrivate)))}, routes{p: llPrivate}},
+		{"a reply may come before the record knows it", true, []event{view(1, nic(macA, p)), reply(macA, llPrivate, p, hour), view(2, learned(nic(macA, p), llPrivate))}, routes{p: llPrivate}},
+		{"a view that says the same changes nothing", true, []event{view(1, learned(nic(macA, p), llPrivate)), reply(macA, llA, p, hour), view(2, learned(nic(macA, p), llPrivate))}, routes{p: llA}},
+		{"a release from either address counts", true, []event{view(1, learned(nic(macA, p, q), llPrivate)), released(macA, llA, p), released(macA, llPrivate, q)}, routes{}},
+		{"one from neither does not", true, []event{view(1, learned(nic(macA, p), llPrivate)), released(macA, llOther, p)}, routes{p: llPrivate}},
+		{"expiry changes nothing", true, []event{view(1, learned(nic(macA, p), llPrivate)), reply(macA, llA, p, hour), after(2 * time.Hour)}, routes{p: llA}},
 		{"a deletion ends it", true, []event{view(1, nic(macA, p)), reply(macA, llA, p, hour), view(2, nic(macA))}, routes{}},
 		{"a late reply does not bring it back", true, []event{view(1, nic(macA, p)), view(2), reply(macA, llA, p, hour)}, routes{}},
 		{"nor after a restart", true, []event{view(1, nic(macA, p)), view(2), restarted(viewOf(2)), reply(macA, llA, p, hour)}, routes{}},
@@ -149,7 +171,7 @@ func TestTable(t *testing.T) {
 		{"overruled too early it comes with the view", true, []event{view(1), reply(macA, llA, p, hour), view(2), view(3, nic(macA, p))}, routes{p: llA}},
 		{"another pod's view says nothing", true, []event{view(1, nic(macA, p)), otherPod(2)}, routes{p: llA}},
 		{"the last view lasts over a restart", true, []event{view(1, nic(macA, p)), restarted(viewOf(1, nic(macA, p)))}, routes{p: llA}},
-		{"with the address seen", true, []event{view(1, nic(macA, p)), reply(macA, llPrivate, p, hour), after(2 * time.Hour), restarted(viewOf(1, nic(macA, p)))}, routes{p: llPrivate}},
+		{"with the address seen", true, []event{view(1, learned(nic(macA, p), llPrivate)), reply(macA, llA, p, hour), after(2 * time.Hour), restarted(viewOf(1, learned(nic(macA, p), llPrivate)))}, routes{p: llA}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			tab := newTable(test.ruled)
