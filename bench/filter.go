@@ -27,6 +27,8 @@ type filtering struct {
 	classes  []class
 
 	rigs    []*rig
+	times   times
+	resync  map[string]passage    // by class
 	skipped []string              // rulesets that the machine lacks a program for
 	costs   map[costKey][]float64 // nanoseconds a packet, a figure a round
 }
@@ -89,6 +91,17 @@ func filterCommand(ctx context.Context, args []string) error {
 			return err
 		}
 		fmt.Fprintf(os.Stderr, "bench: round %d of %d after %s\n", n+1, *rounds, time.Since(began).Round(time.Second))
+	}
+	if *only == "" {
+		var err error
+		if e.times, err = measureChanges(ctx, 3); err != nil {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "bench: changes after %s\n", time.Since(began).Round(time.Second))
+		if e.resync, err = resync(ctx); err != nil {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "bench: %d syncs after %s\n", resyncs, time.Since(began).Round(time.Second))
 	}
 	e.report(os.Stdout, *rounds)
 	return nil

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sixacre/sixacre"
 	"github.com/sixacre/sixacre/addr"
+	"github.com/sixacre/sixacre/firewall"
 )
 
 // The policy that every ruleset of the filter's benchmark holds: each NIC has a
@@ -57,6 +58,17 @@ var (
 		{sixacre.ICMPv6, 0, 0, sixacre.Remote{Prefix: adminNet}},
 	}
 )
+
+// filterTaps are the taps of every rig.
+var filterTaps = []firewall.Pattern{"tap*"}
+
+// filterLimits are the usual ones, save that what is measured opens more
+// connections in a second than any guest.
+func filterLimits() firewall.Limits {
+	limits := firewall.DefaultLimits
+	limits.New = firewall.Rate{PerSecond: 1_000_000, Burst: 1_000_000}
+	return limits
+}
 
 // addressIn is the nth address of the prefix.
 func addressIn(p netip.Prefix, n uint16) netip.Addr {

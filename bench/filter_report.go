@@ -14,6 +14,9 @@ func (e *filtering) report(w io.Writer, rounds int) {
 		fmt.Fprintf(w, "Not measured, %s.\n", s)
 	}
 	e.costTable(w)
+	if len(e.resync) > 0 {
+		fmt.Println(e.times, e.resync)
+	}
 }
 
 func (e *filtering) costTable(w io.Writer) {

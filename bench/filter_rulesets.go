@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/sixacre/sixacre"
-	"github.com/sixacre/sixacre/firewall"
 	"github.com/sixacre/sixacre/hypervisor"
 	"github.com/sixacre/sixacre/nft"
 	"github.com/sixacre/sixacre/rtnl"
@@ -91,12 +90,10 @@ func newAgent(ctx context.Context, report func(sixacre.Report)) (*hypervisor.Age
 	if err != nil {
 		return nil, err
 	}
-	limits := firewall.DefaultLimits
-	limits.New = firewall.Rate{PerSecond: 1_000_000, Burst: 1_000_000} // what is measured opens more than any guest
 	return &hypervisor.Agent{
 		Mode:     mode,
-		Limits:   limits,
-		Taps:     []firewall.Pattern{"tap*"},
+		Limits:   filterLimits(),
+		Taps:     filterTaps,
 		Firewall: &nft.Kernel{},
 		Links:    rtnl.Links{},
 		Report:   func(_ context.Context, r sixacre.Report) error { report(r); return nil },

@@ -22,10 +22,10 @@ type frame [frameSize]byte
 
 // packet makes the frame of a flow in one direction, with a right checksum:
 // connection tracking looks.
-func (r *rig) packet(d sixacre.Direction, remote netip.Addr, own, other uint16) frame {
+func (r *rig) packet(d sixacre.Direction, guest, remote netip.Addr, own, other uint16) frame {
 	var f frame
 	to, from := r.nic.MAC, routerMAC
-	destination, source := r.nic.Address, remote
+	destination, source := guest, remote
 	destinationPort, sourcePort := own, other
 	if d == sixacre.Out {
 		to, from, destination, source = from, to, source, destination
@@ -89,6 +89,7 @@ type class struct {
 	direction sixacre.Direction
 	fresh     bool // each packet is a new flow
 	forbidden bool // a filter drops them
+	spoofed   bool // the guest's address is another's
 	flow      func(i int) (remote netip.Addr, own, other uint16)
 }
 
@@ -104,6 +105,15 @@ func establishedFlow(i int) (netip.Addr, uint16, uint16) {
 // freshPort counts up through the ports that clients use.
 func freshPort(i int) uint16 { return 1024 + uint16(i%60000) }
 
+// otherGuest is an address of the link that no NIC of a rig has.
+var otherGuest = clientAddr(maxClients - 1)
+
+// spoofing is what a guest sends from another's address.
+var spoofing = class{name: "spoofed out", direction: sixacre.Out, fresh: true, forbidden: true, spoofed: true, flow: func(i int) (netip.Addr, uint16, uint16) {
+	return remoteHost, freshPort(i), 7000
+}}
+
+// classes are those whose cost is measured.
 var classes = []class{
 	{name: "established in", direction: sixacre.In, flow: establishedFlow},
 	{name: "established out", direction: sixacre.Out, flow: establishedFlow},
@@ -121,8 +131,12 @@ var classes = []class{
 // fill makes the frames of the next packets of the class.
 func (r *rig) fill(v *volley, c class, next int) {
 	for i := range v.frames {
+		guest := r.nic.Address
+		if c.spoofed {
+			guest = otherGuest
+		}
 		remote, own, other := c.flow(next + i)
-		v.frames[i] = r.packet(c.direction, remote, own, other)
+		v.frames[i] = r.packet(c.direction, guest, remote, own, other)
 	}
 }
 
