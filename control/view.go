@@ -1,7 +1,6 @@
 package control
 
 import (
-	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -27,6 +26,7 @@ type Views struct {
 	onHost    index // instances by host, by pod, by group
 	inPod     index
 	inGroup   index
+	members   map[string]sixacre.Members // of groups that were asked for and did not change since
 	followers map[*follower]struct{}
 }
 
@@ -82,6 +82,7 @@ func (v *Views) reset() {
 	v.instances = map[string]sixacre.Instance{}
 	v.groups = map[string]sixacre.Group{}
 	v.onHost, v.inPod, v.inGroup = index{}, index{}, index{}
+	v.members = map[string]sixacre.Members{}
 }
 
 // Apply learns what was written: the arguments of the store's Watch.
@@ -98,6 +99,7 @@ func (v *Views) Apply(full bool, events []sixacre.Event, revision int64) {
 		switch e.Key.Kind {
 		case sixacre.KindPod:
 			put(v.pods, e)
+			clear(v.members) // addresses follow from the pod
 			touched.pods[e.Key.Name] = struct{}{}
 		case sixacre.KindGroup:
 			put(v.groups, e)
@@ -107,6 +109,9 @@ func (v *Views) Apply(full bool, events []sixacre.Event, revision int64) {
 			put(v.instances, e)
 			v.index(v.instances[e.Key.Name], touched, index.add)
 		}
+	}
+	for name := range touched.groups {
+		delete(v.members, name)
 	}
 	for f := range v.followers {
 		if full || touched.concerns(f) {
@@ -264,15 +269,18 @@ func (v *Views) view(f *follower) (sixacre.View, bool) {
 	}
 	sixacre.SortNouns(view.Groups)
 	for name := range remotes {
-		view.Members = append(view.Members, v.members(name))
+		view.Members = append(view.Members, v.membersOf(name))
 		f.groups[name] = struct{}{}
 	}
 	sixacre.SortNouns(view.Members)
 	return view, true
 }
 
-// members collects what the NICs of a group hold.
-func (v *Views) members(group string) sixacre.Members {
+// membersOf collects what the NICs of a group hold, once for all followers.
+func (v *Views) membersOf(group string) sixacre.Members {
+	if m, known := v.members[group]; known {
+		return m
+	}
 	m := sixacre.Members{Group: group}
 	for name := range v.inGroup[group] {
 		for _, n := range v.instances[name].NICs {
@@ -283,10 +291,9 @@ func (v *Views) members(group string) sixacre.Members {
 			}
 		}
 	}
-	slices.SortFunc(m.Addresses, func(a, b netip.Addr) int { return a.Compare(b) })
-	slices.SortFunc(m.Prefixes, func(a, b netip.Prefix) int {
-		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-	})
+	slices.SortFunc(m.Addresses, netip.Addr.Compare)
+	slices.SortFunc(m.Prefixes, netip.Prefix.Compare)
+	v.members[group] = m
 	return m
 }
 

@@ -102,6 +102,10 @@ func TestAHostSeesItsOwnAndWhatItsFilterNeeds(t *testing.T) {
 		t.Errorf("hv1 sees more than it needs: %s", text)
 	}
 
+	if p := v.Pods[0]; p.LinkPrefix != slaac().LinkPrefix || len(p.Pools) != 1 || p.AntiSpoof != sixacre.AntiSpoofAddress || p.Echo != sixacre.EchoAllow {
+		t.Errorf("pod %+v, want all that the filter asks of it", p)
+	}
+
 	// What changes elsewhere, but concerns the filter, arrives.
 	added, err := r.AddPrefix(ctx, control.PrefixRequest{Instance: "member", Length: 64})
 	if err != nil {
@@ -109,6 +113,17 @@ func TestAHostSeesItsOwnAndWhatItsFilterNeeds(t *testing.T) {
 	}
 	until(t, views, "the member's new prefix", func(v sixacre.View) bool {
 		return slices.Contains(v.Members[0].Prefixes, added.Prefix)
+	})
+	another := r.mustDeploy("another", "pod1", "06:00:00:00:00:04", on("hv2", "app"))
+	v = until(t, views, "another member", func(v sixacre.View) bool { return len(v.Members[0].Addresses) == 2 })
+	if m := v.Members[0]; !slices.Contains(m.Addresses, another.Address) || !slices.Contains(m.Prefixes, another.Prefixes[0]) {
+		t.Errorf("members of app %+v, want %s and %v too", m, another.Address, another.Prefixes)
+	}
+	if err := r.Retire(ctx, "member"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, views, "the end of a member", func(v sixacre.View) bool {
+		return slices.Equal(v.Members[0].Addresses, []netip.Addr{another.Address}) && slices.Equal(v.Members[0].Prefixes, another.Prefixes)
 	})
 	if err := r.Move(ctx, "stranger", control.Move{Host: "hv1"}); err != nil {
 		t.Fatal(err)

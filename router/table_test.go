@@ -142,6 +142,7 @@ func TestTable(t *testing.T) {
 		{"over a restart too", true, []event{view(1, nic(macA, p)), reply(macA, llA, p, hour), view(2, learned(nic(macA, p), llPrivate)), restarted(viewOf(2, learned(nic(macA, p), llPrivate)))}, routes{p: llPrivate}},
 		{"a reply may come before the record knows it", true, []event{view(1, nic(macA, p)), reply(macA, llPrivate, p, hour), view(2, learned(nic(macA, p), llPrivate))}, routes{p: llPrivate}},
 		{"a view that says the same changes nothing", true, []event{view(1, learned(nic(macA, p), llPrivate)), reply(macA, llA, p, hour), view(2, learned(nic(macA, p), llPrivate))}, routes{p: llA}},
+		{"nor does a stop", true, []event{view(1, learned(nic(macA, p), llPrivate)), reply(macA, llA, p, hour), view(2, stopped(learned(nic(macA, p), llPrivate))), view(3, learned(nic(macA, p), llPrivate))}, routes{p: llA}},
 		{"a release from either address counts", true, []event{view(1, learned(nic(macA, p, q), llPrivate)), released(macA, llA, p), released(macA, llPrivate, q)}, routes{}},
 		{"one from neither does not", true, []event{view(1, learned(nic(macA, p), llPrivate)), released(macA, llOther, p)}, routes{p: llPrivate}},
 		{"expiry changes nothing", true, []event{view(1, learned(nic(macA, p), llPrivate)), reply(macA, llA, p, hour), after(2 * time.Hour)}, routes{p: llA}},
