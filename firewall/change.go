@@ -6,7 +6,7 @@ import "slices"
 type Step struct {
 	Verb   Verb
 	Object Object
-	Spec   string   // to add a set, map or chain: what it is
+	Spec   string   // to add a set, map or chain, or elements of one: what it is
 	List   []string // elements to add or delete, rules to add
 }
 
@@ -169,10 +169,10 @@ func (c *changes) elements(o Object, s Set, old, now []string) {
 		gone[i] = s.Key(e)
 	}
 	if len(gone) > 0 {
-		c.empty = append(c.empty, Step{Verb: DeleteElements, Object: o, List: gone})
+		c.empty = append(c.empty, Step{Verb: DeleteElements, Object: o, Spec: s.Spec, List: gone})
 	}
 	if len(fresh) > 0 {
-		c.fill = append(c.fill, Step{Verb: AddElements, Object: o, List: fresh})
+		c.fill = append(c.fill, Step{Verb: AddElements, Object: o, Spec: s.Spec, List: fresh})
 	}
 }
 

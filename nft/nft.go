@@ -1,15 +1,14 @@
-// Package nft keeps the kernel's firewall what a compiled ruleset says: one nft
-// process per change with the printed text, and netlink to see what the kernel
-// holds and when somebody touched it.
+// Package nft keeps the kernel's firewall what a compiled ruleset says. All of it
+// is set by one nft process with the printed text; what changes afterwards goes to
+// the kernel by netlink, in one transaction of what differs. Netlink also shows
+// what the kernel holds and when somebody touched it.
 package nft
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os/exec"
 	"slices"
 	"strings"
@@ -30,9 +29,9 @@ type Kernel struct {
 	mu      sync.Mutex
 	applied *firewall.Ruleset // nil when the kernel may hold anything
 	// After each change: the generation of the kernel's rules, and what our
-	// tables looked like then.
+	// tables were made of then.
 	generation uint32
-	listing    [sha256.Size]byte
+	contents   contents
 }
 
 // Probe returns the mode that the kernel can do: nf_conntrack_bridge where it
@@ -56,15 +55,17 @@ func (k *Kernel) Apply(ctx context.Context, rs firewall.Ruleset) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.applied != nil {
-		text := rs.Change(*k.applied).String()
-		if text == "" {
+		change := rs.Change(*k.applied)
+		if len(change) == 0 {
+			k.applied = &rs
 			return nil
 		}
-		if err := k.commit(ctx, rs, text); err == nil || ctx.Err() != nil {
+		if err := k.change(ctx, rs, change); err == nil || ctx.Err() != nil {
 			return err
 		}
 		// What we believed to be there was not: set everything.
 	}
+	k.applied = nil
 	present, err := objects()
 	if err != nil {
 		return err
@@ -77,54 +78,140 @@ func (k *Kernel) Apply(ctx context.Context, rs firewall.Ruleset) error {
 	return err
 }
 
+// change does what differs, if the kernel still holds what was applied.
+func (k *Kernel) change(ctx context.Context, rs firewall.Ruleset, change firewall.Change) error {
+	changes, known := batchOf(change)
+	if !known {
+		return k.commit(ctx, rs, change.String())
+	}
+	if err := k.transact(changes); err != nil {
+		k.applied = nil
+		return err
+	}
+	k.applied = &rs
+	conn, err := dial()
+	if err != nil {
+		k.applied = nil
+		return err
+	}
+	defer conn.Close()
+	if err := k.contents.update(conn, change); err != nil {
+		k.applied = nil // somebody deleted it since
+		return err
+	}
+	return k.still(conn)
+}
+
+var errDrift = errors.New("the firewall is not what was applied last")
+
+// transact commits the batch on top of what was applied, and on nothing else.
+func (k *Kernel) transact(b batch) error {
+	err := b.send(k.generation)
+	if errors.Is(err, unix.ERESTART) { // somebody was quicker; at our tables?
+		if ok, err := k.intact(); err != nil || !ok {
+			return errors.Join(err, errDrift)
+		}
+		err = b.send(k.generation)
+	}
+	if err == nil {
+		k.generation++
+	}
+	return err
+}
+
+// still forgets what was applied if the generation has moved: what was read may
+// be another's then, and the next Intact says so.
+func (k *Kernel) still(conn *netlink.Conn) error {
+	now, err := generation(conn)
+	if err != nil || now != k.generation {
+		k.applied = nil
+	}
+	return err
+}
+
 // commit runs the text as one transaction and takes note of what the kernel
 // then holds. If anybody else committed at the same time, it may not be ours:
 // then nothing is known, and the next Intact says so.
 func (k *Kernel) commit(ctx context.Context, rs firewall.Ruleset, text string) error {
-	k.applied = nil
-	before, err := generation()
+	conn, err := dial()
 	if err != nil {
 		return err
 	}
+	defer conn.Close()
+	before, err := generation(conn)
+	if err != nil {
+		return err
+	}
+	if k.applied != nil && before != k.generation { // the text is for what was applied
+		if ok, err := k.intact(); err != nil || !ok || before != k.generation {
+			return errors.Join(err, errDrift)
+		}
+	}
+	k.applied = nil
 	if err := run(ctx, text, "-f", "-"); err != nil {
 		return err
 	}
-	listing, err := list(ctx)
-	if err != nil {
+	k.generation = before + 1
+	if k.contents, err = read(conn); err != nil {
 		return err
 	}
-	after, err := generation()
-	if err != nil {
-		return err
+	if k.contents.of(rs) {
+		k.applied = &rs
 	}
-	if after == before+1 {
-		k.applied, k.generation, k.listing = &rs, after, listing
-	}
-	return nil
+	return k.still(conn)
 }
 
 // Intact reports whether our tables are as the last Apply left them. Asking
 // costs next to nothing while nobody changes any rules.
-func (k *Kernel) Intact(ctx context.Context) (bool, error) {
+func (k *Kernel) Intact(context.Context) (bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	return k.intact()
+}
+
+func (k *Kernel) intact() (bool, error) {
 	if k.applied == nil {
 		return false, nil
 	}
-	now, err := generation()
+	conn, err := dial()
 	if err != nil {
 		return false, err
 	}
-	if now == k.generation {
-		return true, nil
+	defer conn.Close()
+	now, err := generation(conn)
+	if err != nil {
+		return false, err
 	}
-	listing, err := list(ctx)
-	if err != nil || listing != k.listing {
-		k.applied = nil
-		return false, nil // a table that cannot be listed is gone
+	for range 3 { // others may go on while we read
+		if now == k.generation {
+			return true, nil
+		}
+		same := k.same(conn)
+		after, err := generation(conn)
+		if err != nil {
+			return false, err
+		}
+		if after == now && !same {
+			break
+		}
+		if after == now {
+			k.generation = now // another's table changed
+		}
+		now = after
 	}
-	k.generation = now // another's table changed
-	return true, nil
+	k.applied = nil
+	return false, nil
+}
+
+// same reports whether our tables are what they were made of, and hold what was
+// applied. What cannot be read is gone.
+func (k *Kernel) same(conn *netlink.Conn) bool {
+	have, err := read(conn)
+	if err != nil || !maps.Equal(have, k.contents) {
+		return false
+	}
+	same, err := elementsAre(conn, *k.applied)
+	return err == nil && same
 }
 
 // Present reports whether there is a filter of ours, closed or filled in. One
@@ -165,40 +252,6 @@ func Watch(ctx context.Context, changed func()) error {
 		}
 		changed()
 	}
-}
-
-// generation returns the number that the kernel counts up with every commit.
-func generation() (uint32, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return 0, fmt.Errorf("asking the firewall's generation: %w", err)
-	}
-	defer conn.Close()
-	replies, err := conn.Execute(netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN),
-			Flags: netlink.Request,
-		},
-		Data: make([]byte, 4), // struct nfgenmsg
-	})
-	if err != nil {
-		return 0, fmt.Errorf("asking the firewall's generation: %w", err)
-	}
-	for _, m := range replies {
-		if len(m.Data) < 4 {
-			continue
-		}
-		attributes, err := netlink.UnmarshalAttributes(m.Data[4:])
-		if err != nil {
-			return 0, err
-		}
-		for _, a := range attributes {
-			if a.Type == unix.NFTA_GEN_ID && len(a.Data) == 4 {
-				return binary.BigEndian.Uint32(a.Data), nil
-			}
-		}
-	}
-	return 0, errors.New("the kernel did not say the firewall's generation")
 }
 
 // objects returns what is in our tables, if they exist.
@@ -270,22 +323,6 @@ func Obstacles() ([]string, error) {
 		}
 	}
 	return out, nil
-}
-
-// list returns the hash of our tables as nft prints them, without counters.
-func list(ctx context.Context) ([sha256.Size]byte, error) {
-	var all bytes.Buffer
-	for _, args := range [][]string{
-		{"-s", "list", "table", "bridge", firewall.BridgeTable},
-		{"-s", "list", "table", "ip6", firewall.ConntrackTable},
-	} {
-		cmd := exec.CommandContext(ctx, "nft", args...)
-		cmd.Stdout = &all
-		if err := cmd.Run(); err != nil && args[3] == "bridge" {
-			return [sha256.Size]byte{}, fmt.Errorf("nft %s: %w", strings.Join(args, " "), err)
-		}
-	}
-	return sha256.Sum256([]byte(firewall.Canonical(all.String()))), nil
 }
 
 // run gives nft the text and returns its first complaint.
