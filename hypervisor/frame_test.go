@@ -133,8 +133,11 @@ func na(target string, mac []byte) []byte {
 	return icmp(136, 0, rest)
 }
 
+var identifications uint32
+
 // fragments cuts the packet's payload in two at the offset, a multiple of 8
-// octets (RFC 8200 section 4.5).
+// octets (RFC 8200 section 4.5). Each call has an identification of its own, so
+// that a tail whose head was dropped waits for no other's.
 func (p packet) fragments(at int) [2][]byte {
 	src, dst := netip.MustParseAddr(p.src).As16(), netip.MustParseAddr(p.dst).As16()
 	whole := append(append([]byte(nil), p.ext...), p.payload...)
@@ -143,8 +146,10 @@ func (p packet) fragments(at int) [2][]byte {
 	if len(p.ext) > 0 {
 		inner = p.extNext
 	}
+	identifications++
 	piece := func(offset int, data []byte, more bool) []byte {
-		head := []byte{inner, 0, byte(offset >> 8), byte(offset & 0xf8), 0, 0, 0, 77}
+		head := []byte{inner, 0, byte(offset >> 8), byte(offset & 0xf8)}
+		head = binary.BigEndian.AppendUint32(head, identifications)
 		if more {
 			head[3] |= 1
 		}

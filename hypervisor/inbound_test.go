@@ -215,7 +215,7 @@ func TestFragments(t *testing.T) {
 		Instances: []sixacre.Instance{instance(1, "web"), instance(2)},
 		Groups:    []sixacre.Group{groupOf(t, "web", "in udp ports=1000")},
 	})
-	long := make([]byte, 1200)
+	long := make([]byte, 1400)
 	for _, c := range []struct {
 		name     string
 		pass     bool
@@ -223,10 +223,10 @@ func TestFragments(t *testing.T) {
 		p        packet
 		at       int
 	}{
-		{"udp", true, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: udp, payload: udpTo(5000, 6000, long...)}, 600},
-		{"udp whose flow label looks like a port of DHCPv6", true, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, flow: 547, next: udp, payload: udpTo(5000, 6000, long...)}, 600},
-		{"udp from another's address", false, "guest1", "wire", packet{srcMAC: mac1, src: own2, dst: outside, next: udp, payload: udpTo(5000, 6000, long...)}, 600},
-		{"relay-forw", false, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: udp, payload: udpTo(5000, 547, long...)}, 600},
+		{"udp", true, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: udp, payload: udpTo(5000, 6000, long...)}, 1240},
+		{"udp whose flow label looks like a port of DHCPv6", true, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, flow: 547, next: udp, payload: udpTo(5000, 6000, long...)}, 1240},
+		{"udp from another's address", false, "guest1", "wire", packet{srcMAC: mac1, src: own2, dst: outside, next: udp, payload: udpTo(5000, 6000, long...)}, 1240},
+		{"relay-forw", false, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: udp, payload: udpTo(5000, 547, long...)}, 1240},
 		{"relay-forw with its ports in the tail", false, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: udp,
 			ext: []byte{udp, 0, 1, 4, 0, 0, 0, 0}, extNext: destOpts, payload: udpTo(5000, 547, long...)}, 8},
 		{"RA", false, "guest1", "wire", packet{srcMAC: mac1, src: ll1, dst: "ff02::1", hops: 255, next: icmp6, payload: icmp(134, 0, "40000708 00000000 00000000")}, 8},
@@ -234,10 +234,10 @@ func TestFragments(t *testing.T) {
 			ext: []byte{icmp6, 0, 1, 4, 0, 0, 0, 0}, extNext: destOpts, payload: icmp(134, 0, "40000708 00000000 00000000")}, 8},
 		{"NA", false, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: "ff02::1", hops: 255, next: icmp6, payload: na(own1, mac1)}, 16},
 		{"MLD report", false, "guest1", "wire", packet{srcMAC: mac1, src: ll1, dst: "ff02::16", hops: 1, next: icmp6, payload: icmp(143, 0, "00000001 04000000"+addressHex("ff02::1:ff00:1"))}, 8},
-		{"echo", true, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: icmp6, payload: append(icmp(128, 0, "00010001"), long...)}, 600},
-		{"echo from the wire", true, "wire", "guest1", toGuest1(outside, own1, 64, icmp6, append(icmp(128, 0, "00010001"), long...)), 600},
-		{"udp by a rule", true, "wire", "guest1", toGuest1(outside, own1, 64, udp, udpTo(5000, 1000, long...)), 600},
-		{"udp without a rule", false, "wire", "guest1", toGuest1(outside, own1, 64, udp, udpTo(5000, 1001, long...)), 600},
+		{"echo", true, "guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: icmp6, payload: append(icmp(128, 0, "00010001"), long...)}, 1240},
+		{"echo from the wire", true, "wire", "guest1", toGuest1(outside, own1, 64, icmp6, append(icmp(128, 0, "00010001"), long...)), 1240},
+		{"udp by a rule", true, "wire", "guest1", toGuest1(outside, own1, 64, udp, udpTo(5000, 1000, long...)), 1240},
+		{"udp without a rule", false, "wire", "guest1", toGuest1(outside, own1, 64, udp, udpTo(5000, 1001, long...)), 1240},
 		{"NS from the wire", false, "wire", "guest1", toGuest1(router, "ff02::1:ff00:1", 255, icmp6, ns(own1, macWire)), 16},
 		{"RA from the wire", false, "wire", "guest1", toGuest1(router, "ff02::1", 255, icmp6, icmp(134, 0, "40000708 00000000 00000000")), 8},
 	} {
