@@ -26,56 +26,55 @@ func (c *Control) LearnLinkLocal(ctx context.Context, host string, r sixacre.Lin
 	if addr.Reserved(r.Address) {
 		return sixacre.Errorf(sixacre.Invalid, "link-local %s is reserved (RFC 4291, RFC 2526, RFC 5453): nic %s cannot have it", r.Address, r.MAC)
 	}
-	var was netip.Addr
 	learned := false
 	err := c.change(ctx, func(a *attempt) (err error) {
-		was, learned, err = a.learnLinkLocal(host, r)
+		learned, err = a.learnLinkLocal(host, r)
 		return err
 	})
 	if learned && err == nil {
-		slog.Info("link-local address learned", "host", host, "pod", r.Pod, "mac", r.MAC, "address", r.Address, "was", was)
+		slog.Info("link-local address learned", "host", host, "pod", r.Pod, "mac", r.MAC, "address", r.Address)
 	}
 	return err
 }
 
-// learnLinkLocal plans to record the address, and returns the one before it, and
-// whether there is anything to record.
-func (a *attempt) learnLinkLocal(host string, r sixacre.LinkLocalRequest) (was netip.Addr, learned bool, err error) {
+// learnLinkLocal plans to record the address, and reports whether the NIC did not
+// have it.
+func (a *attempt) learnLinkLocal(host string, r sixacre.LinkLocalRequest) (learned bool, err error) {
 	i, at, err := a.nicOn(host, r.Pod, r.MAC)
 	if err != nil {
-		return was, false, err
+		return false, err
 	}
 	n := &i.NICs[at]
-	was = n.LearnedLinkLocal
+	was := n.LearnedLinkLocal
 	if r.Address == addr.LinkLocal(n.MAC) || r.Address == was {
-		return was, false, nil
+		return false, nil
 	}
 	pod, err := must[sixacre.Pod](a, "pod", sixacre.Pod{Name: n.Pod}.Key())
 	if err != nil {
-		return was, false, err
+		return false, err
 	}
 	if slices.Contains(pod.RouterLinkLocals, r.Address) || slices.Contains(pod.Relays, r.Address) {
-		return was, false, sixacre.Errorf(sixacre.Conflict, "link-local %s is a router's in pod %s: nic %s cannot have it", r.Address, pod.Name, n.MAC)
+		return false, sixacre.Errorf(sixacre.Conflict, "link-local %s is a router's in pod %s: nic %s cannot have it", r.Address, pod.Name, n.MAC)
 	}
 	holder, err := a.linkLocalClaim(pod.Name, r.Address)
 	if err != nil {
-		return was, false, err
+		return false, err
 	}
 	if holder.Instance != "" {
-		return was, false, sixacre.Errorf(sixacre.Conflict, "link-local %s is that of nic %s of instance %s in pod %s: nic %s cannot have it",
+		return false, sixacre.Errorf(sixacre.Conflict, "link-local %s is that of nic %s of instance %s in pod %s: nic %s cannot have it",
 			r.Address, holder.MAC, holder.Instance, pod.Name, n.MAC)
 	}
 	now, err := a.clock()
 	if err != nil {
-		return was, false, err
+		return false, err
 	}
 	if was.IsValid() {
 		before, _, err := read[sixacre.Claim](a, sixacre.LinkLocalClaim(n.Pod, was))
 		if err != nil {
-			return was, false, err
+			return false, err
 		}
 		if now.Before(before.Learned.Add(relearn)) && !r.NewTap {
-			return was, false, sixacre.Errorf(sixacre.Conflict, "link-local %s: nic %s of pod %s has had %s for less than %s: it may change after that, or when its tap is made anew",
+			return false, sixacre.Errorf(sixacre.Conflict, "link-local %s: nic %s of pod %s has had %s for less than %s: it may change after that, or when its tap is made anew",
 				r.Address, n.MAC, n.Pod, was, relearn)
 		}
 		a.Delete = append(a.Delete, sixacre.LinkLocalClaim(n.Pod, was))
@@ -84,7 +83,7 @@ func (a *attempt) learnLinkLocal(host string, r sixacre.LinkLocalRequest) (was n
 	a.Put = append(a.Put, i, sixacre.Claim{
 		Name: sixacre.LinkLocalClaim(n.Pod, r.Address).Name, Instance: i.Name, MAC: n.MAC, Pod: n.Pod, Learned: now,
 	})
-	return was, true, nil
+	return true, nil
 }
 
 // nicOn returns a running NIC that is on the host.

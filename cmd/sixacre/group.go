@@ -19,26 +19,33 @@ func groupCommand() *cobra.Command {
 	))
 }
 
-const groupHeader = "NAME RULE DIRECTION PROTOCOL PORTS/TYPE REMOTE"
+const groupHeader = "NAME " + ruleHeader
 
 func groupRows(g sixacre.Group) (rows []row) {
 	for _, r := range g.Rules {
 		rows = append(rows, append(row{g.Name}, ruleRows(r)[0]...))
 	}
 	if len(rows) == 0 {
-		rows = []row{{g.Name, "", "", "", "", ""}}
+		rows = []row{{g.Name, "", "", "", "", "", "", ""}}
 	}
 	return rows
 }
 
-const ruleHeader = "RULE DIRECTION PROTOCOL PORTS/TYPE REMOTE"
+const ruleHeader = "RULE DIRECTION PROTOCOL PORTS/TYPE REMOTE OPTIONS DESCRIPTION"
 
 func ruleRows(r sixacre.Rule) []row {
 	what := r.Ports.String()
 	if r.ICMPType != nil {
 		what = r.ICMPType.String()
 	}
-	return []row{{r.ID, r.Direction, r.Protocol, what, r.Remote}}
+	var options []string
+	if r.IncludePrefixes {
+		options = append(options, "include-prefixes")
+	}
+	if r.Cut {
+		options = append(options, "cut")
+	}
+	return []row{{r.ID, r.Direction, r.Protocol, what, r.Remote, join(options), r.Description}}
 }
 
 func groupCreate() *cobra.Command {
@@ -63,13 +70,21 @@ func ruleAdd() *cobra.Command {
 	var protocol, ports, icmpType, remote string
 	r := sixacre.Rule{}
 	c := &cobra.Command{
-		Use:   "add NAME --direction in|out --protocol tcp|udp|icmpv6|any|N [--ports LIST] [--icmp-type T[/C]] [--remote PREFIX|group:NAME]",
+		Use:   "add NAME --direction in|out --protocol tcp|udp|icmpv6|any|N [--ports LIST] [--icmp-type T[/C]] [--remote PREFIX|group:NAME [--include-prefixes]] [--cut]",
 		Short: "Allow something to the members of a group",
 		Long: `Allow something to the members of a group. Directions are seen from the instance.
 Rules of direction in add to what may come in. The first rule of direction out
-closes the way out for everything that no such rule allows.`,
+closes the way out for everything that no such rule allows.
+
+A remote group stands for its members' addresses; with --include-prefixes, for the
+prefixes delegated to them too.
+
+Rules are asked about new connections. One that is established goes on when the rule
+is deleted or its remote leaves the group, unless the rule has --cut: then it ends as
+soon as no rule allows it.`,
 		Example: `  sixacre group rule add web --direction in --protocol tcp --ports 22,8000-8999
-  sixacre group rule add web --direction in --protocol tcp --ports 5432 --remote group:app`,
+  sixacre group rule add web --direction in --protocol tcp --ports 5432 --remote group:app --include-prefixes
+  sixacre group rule add web --direction in --protocol tcp --ports 22 --remote 2001:db8:99::/48 --cut --description 'contractors, until March'`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := r.Protocol.UnmarshalText([]byte(protocol)); err != nil {
@@ -104,6 +119,8 @@ closes the way out for everything that no such rule allows.`,
 	f.StringVar(&ports, "ports", "", "destination ports, a `list` such as 22,8000-8999 (default all)")
 	f.StringVar(&icmpType, "icmp-type", "", "ICMPv6 `type` such as 128 or 1/4 (default all)")
 	f.StringVar(&remote, "remote", "", "the other end: a `prefix` or group:NAME (default anybody)")
+	f.BoolVar(&r.IncludePrefixes, "include-prefixes", false, "take in what comes from the delegated prefixes of the remote group's members too")
+	f.BoolVar(&r.Cut, "cut", false, "end established connections that the rule allowed once no rule does")
 	f.StringVar(&r.Description, "description", "", "a `text` for people")
 	c.MarkFlagRequired("direction")
 	c.MarkFlagRequired("protocol")

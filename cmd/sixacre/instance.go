@@ -20,11 +20,11 @@ func instanceCommand() *cobra.Command {
 	))
 }
 
-const instanceHeader = "NAME POD MAC HOST ADDRESS PREFIXES GROUPS"
+const instanceHeader = "NAME POD MAC HOST ADDRESS LINK-LOCAL PREFIXES GROUPS"
 
 func instanceRows(i sixacre.Instance) (rows []row) {
 	for _, n := range i.NICs {
-		rows = append(rows, row{i.Name, n.Pod, n.MAC, n.Host, n.Address, join(n.Prefixes), join(n.Groups)})
+		rows = append(rows, row{i.Name, n.Pod, n.MAC, n.Host, n.Address, join(n.LinkLocals()), join(n.Prefixes), join(n.Groups)})
 	}
 	return rows
 }

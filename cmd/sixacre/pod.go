@@ -31,6 +31,7 @@ func podFields(p sixacre.Pod) []row {
 		{"valid-lifetime", p.ValidLifetime}, {"preferred-lifetime", p.PreferredLifetime},
 		{"dns", join(p.DNS)}, {"domain", join(p.Domains)}, {"ntp", join(p.NTP)}, {"option", join(p.Options)},
 		{"preference", p.Preference}, {"dhcp", p.DHCP},
+		{"anti-spoof", p.AntiSpoof}, {"echo", p.Echo},
 	}
 }
 
@@ -108,6 +109,8 @@ gets an answer.`,
 	f.StringArrayVar(&ntp, "ntp", nil, "`server` that tells the time: an IPv6 address, a multicast one too, or a name")
 	f.StringArrayVar(&options, "option", nil, "further DHCPv6 option for clients that ask for it, as `code=hex`")
 	f.Uint8Var(&p.Preference, "preference", 0, "server preference in Advertise, 1 to 255: clients wait for no other server after 255")
+	f.StringVar((*string)(&p.AntiSpoof), "anti-spoof", "address", "which addresses of the link prefix an instance may use: address (its own alone) or link-prefix (any that no other on its host has, for guests with temporary addresses)")
+	f.StringVar((*string)(&p.Echo), "echo", "allow", "which echo requests reach an instance: allow (all) or rules (those that a rule of one of its groups allows)")
 	f.StringVar((*string)(&p.DHCP), "dhcp", "builtin", "who answers DHCPv6: builtin")
 	c.MarkFlagRequired("link-prefix")
 	return outputFlag(c)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -43,6 +44,7 @@ func TestScripts(t *testing.T) {
 			"served":  served,
 			"relayed": relayed,
 			"until":   until,
+			"learned": learned,
 		},
 	})
 }
@@ -71,6 +73,18 @@ func served(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	ts.Fatalf("no server came up on %s", socket)
+}
+
+// learned asks as a host's agent does for a link-local address of a NIC:
+//
+//	learned hv1 pod1 06:00:00:00:00:01 fe80::7217
+func learned(ts *testscript.TestScript, _ bool, args []string) {
+	server, err := api.Dial(api.Endpoint{Data: ts.Getenv("SIXACRE_DATA")})
+	ts.Check(err)
+	r := sixacre.LinkLocalRequest{Pod: args[1]}
+	ts.Check(r.MAC.UnmarshalText([]byte(args[2])))
+	ts.Check(r.Address.UnmarshalText([]byte(args[3])))
+	ts.Check(server.LearnLinkLocal(context.Background(), args[0], r))
 }
 
 // until runs a command again and again, until its output has a line that matches:

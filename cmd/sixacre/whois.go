@@ -17,7 +17,8 @@ func whoisCommand() *cobra.Command {
 		Long: `Say who holds an address, a prefix or a MAC, and what was last heard of that NIC's
 DHCPv6 client ('sixacre instance seen' tells more). A prefix in quarantine has its
 last holder; an address that is declined is the one that the NIC had until its
-client found another on the link with it.`,
+client found another on the link with it. A link-local address, predicted or learned,
+is found too.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			query := url.Values{"q": {args[0]}, "pod": {pod}}
@@ -40,6 +41,6 @@ client found another on the link with it.`,
 			})
 		},
 	}
-	c.Flags().StringVar(&pod, "pod", "", "`name` of the pod to look in, where a MAC is in several")
+	c.Flags().StringVar(&pod, "pod", "", "`name` of the pod to look in, where a MAC or link-local address is in several")
 	return clientFlags(outputFlag(c))
 }
