@@ -6,6 +6,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -28,7 +30,8 @@ type filtering struct {
 
 	rigs    []*rig
 	times   times
-	resync  map[string]passage    // by class
+	resync  map[string]passage // by class
+	restart map[string]passage
 	skipped []string              // rulesets that the machine lacks a program for
 	costs   map[costKey][]float64 // nanoseconds a packet, a figure a round
 }
@@ -41,11 +44,13 @@ type costKey struct {
 
 func filterCommand(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("bench filter", flag.ExitOnError)
-	rounds := f.Int("rounds", 9, "how often to measure everything")
+	rounds := f.Int("rounds", 9, "how often to measure what a packet costs")
 	quick := f.Bool("quick", false, "three short rounds: rough")
 	only := f.String("only", "", "measure only what a packet costs, and only under these `RULESETS`: of "+names(rulesets)+", with commas between")
 	nics := f.Int("nics", 0, "with -only, measure hosts with so many NICs alone")
 	kind := f.String("class", "", "with -only, measure one `CLASS` of packets alone: of "+names(classes))
+	program := f.String("sixacre", "bin/sixacre", "the `PROGRAM` whose agent is measured; if it is not there, none is")
+	syncs := f.Int("syncs", resyncs, "how often to set all of the filter anew under traffic")
 	want := f.Duration("for", 40*time.Millisecond, "CPU time of each figure")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -82,10 +87,12 @@ func filterCommand(ctx context.Context, args []string) error {
 	}
 	began := time.Now()
 	defer e.close()
-	if err := e.build(ctx); err != nil {
-		return err
+	if *rounds > 0 {
+		if err := e.build(ctx); err != nil {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "bench: %d rigs after %s\n", len(e.rigs), time.Since(began).Round(time.Second))
 	}
-	fmt.Fprintf(os.Stderr, "bench: %d rigs after %s\n", len(e.rigs), time.Since(began).Round(time.Second))
 	for n := range *rounds {
 		if err := e.round(ctx); err != nil {
 			return err
@@ -93,15 +100,10 @@ func filterCommand(ctx context.Context, args []string) error {
 		fmt.Fprintf(os.Stderr, "bench: round %d of %d after %s\n", n+1, *rounds, time.Since(began).Round(time.Second))
 	}
 	if *only == "" {
-		var err error
-		if e.times, err = measureChanges(ctx, 3); err != nil {
+		if err := e.life(ctx, *program, *syncs); err != nil {
 			return err
 		}
-		fmt.Fprintf(os.Stderr, "bench: changes after %s\n", time.Since(began).Round(time.Second))
-		if e.resync, err = resync(ctx); err != nil {
-			return err
-		}
-		fmt.Fprintf(os.Stderr, "bench: %d syncs after %s\n", resyncs, time.Since(began).Round(time.Second))
+		fmt.Fprintf(os.Stderr, "bench: done after %s\n", time.Since(began).Round(time.Second))
 	}
 	e.report(os.Stdout, *rounds)
 	return nil
@@ -145,6 +147,27 @@ func (e *filtering) build(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// life measures what changing the filter takes, and what it does to packets.
+func (e *filtering) life(ctx context.Context, program string, syncs int) error {
+	dir, err := os.MkdirTemp("", "sixacre-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if program, err = exec.LookPath(program); err != nil {
+		e.skipped = append(e.skipped, fmt.Sprintf("the agent: %s: build it first", err))
+		program = ""
+	}
+	if e.times, err = measureChanges(ctx, program, filepath.Join(dir, "changes"), 3); err != nil {
+		return err
+	}
+	if e.resync, err = resync(ctx, syncs); err != nil || program == "" {
+		return err
+	}
+	e.restart, err = restart(ctx, program, filepath.Join(dir, "restart"), restarts)
+	return err
 }
 
 func (e *filtering) close() {

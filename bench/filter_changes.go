@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/sixacre/sixacre"
@@ -16,19 +17,24 @@ import (
 const (
 	loadedNICs = 200
 	manyPeers  = 10_000 // members of the remote group that gets one more
+
+	changesInRow = 5
 )
 
 // changeKinds are the changes whose time is taken, each to a host with 200 NICs
 // and a remote group of 10,000.
 var changeKinds = []struct {
 	name string
-	to   func(v *sixacre.View, n int) // makes the nth such change
+	to   func(v *sixacre.View, n int) // makes the nth such change, and leaves alone what other views share
 }{
 	{"a prefix of a NIC", func(v *sixacre.View, n int) {
-		nic := &v.Instances[n].NICs[0]
-		nic.Prefixes = append(slices.Clone(nic.Prefixes), clientPrefix(uint64(1000+n)))
+		v.Instances = slices.Clone(v.Instances)
+		i := &v.Instances[n]
+		i.NICs = slices.Clone(i.NICs)
+		i.NICs[0].Prefixes = append(slices.Clone(i.NICs[0].Prefixes), clientPrefix(uint64(1000+n)))
 	}},
 	{"a rule of a group", func(v *sixacre.View, n int) {
+		v.Groups = slices.Clone(v.Groups)
 		g := &v.Groups[n]
 		port := uint16(30_000 + n)
 		g.Rules = append(slices.Clone(g.Rules), sixacre.Rule{
@@ -36,6 +42,7 @@ var changeKinds = []struct {
 		})
 	}},
 	{"a member of a group of 10,000", func(v *sixacre.View, n int) {
+		v.Members = slices.Clone(v.Members)
 		m := &v.Members[0]
 		m.Addresses = append(slices.Clone(m.Addresses), addressIn(peersNet, uint16(manyPeers+1+n)))
 	}},
@@ -45,13 +52,15 @@ var changeKinds = []struct {
 type times struct {
 	empty, resync   []time.Duration            // all of it, into an empty kernel and over itself
 	kernel, through map[string][]time.Duration // one change, compiled and applied, and through the agent; by kind
+	resident, peak  int                        // octets of the agent after those
 }
 
-// measureChanges takes them, in so many rounds.
-func measureChanges(ctx context.Context, rounds int) (times, error) {
+// measureChanges takes them, in so many rounds. The program is sixacre; without,
+// nothing is asked of the agent.
+func measureChanges(ctx context.Context, program, dir string, rounds int) (times, error) {
 	t := times{kernel: map[string][]time.Duration{}, through: map[string][]time.Duration{}}
 	for range rounds {
-		r, err := newRig(ctx, ruleset{name: "changes", load: func(context.Context, *rig) error { return nil }}, loadedNICs)
+		r, err := newRig(ctx, unfiltered, loadedNICs)
 		if err != nil {
 			return t, err
 		}
@@ -66,7 +75,55 @@ func measureChanges(ctx context.Context, rounds int) (times, error) {
 			return t, err
 		}
 	}
-	return t, nil
+	if program == "" {
+		return t, nil
+	}
+	return t, t.ask(ctx, program, dir)
+}
+
+// unfiltered is a rig for what loads a ruleset itself.
+var unfiltered = ruleset{name: "changing", load: func(context.Context, *rig) error { return nil }, filters: true}
+
+// ask has an agent follow the same changes, and takes the time from the server's
+// telling it to its report that the change is in force.
+func (t *times) ask(ctx context.Context, program, dir string) error {
+	r, err := newRig(ctx, unfiltered, loadedNICs)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	server, err := r.newAuthority(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer server.http.Close()
+	a, err := r.startAgent(ctx, program, server, dir)
+	if err != nil {
+		return err
+	}
+	defer a.stop(syscall.SIGKILL)
+	view := filterView(loadedNICs, manyPeers)
+	a.views <- view
+	if err := server.inForce(view.Revision, loadedNICs); err != nil {
+		return fmt.Errorf("%w: %s", err, lastLines(a.log.String()))
+	}
+	for n := range 3 * changesInRow {
+		for _, c := range changeKinds {
+			next := view
+			next.Revision++
+			c.to(&next, n)
+			change, _ := view.Change(next)
+			view = next
+			began := time.Now()
+			a.views <- change
+			if err := server.inForce(view.Revision, loadedNICs); err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			t.through[c.name] = append(t.through[c.name], time.Since(began))
+		}
+	}
+	t.resident, t.peak, err = a.resident()
+	return err
 }
 
 // everyProcessor lets the calling thread, and what it starts, run anywhere.
@@ -106,7 +163,7 @@ func (t *times) change(ctx context.Context) error {
 	if err := kernel.Apply(ctx, rules); err != nil {
 		return err
 	}
-	for n := range 5 {
+	for n := range changesInRow {
 		for _, c := range changeKinds {
 			c.to(&view, n)
 			next, err := hostOf(ctx, view)
@@ -130,7 +187,6 @@ func hostOf(ctx context.Context, v sixacre.View) (firewall.Host, error) {
 	h := firewall.Host{
 		Mode:    mode,
 		Taps:    filterTaps,
-		Limits:  filterLimits(),
 		Bridges: []firewall.Bridge{{Name: filterBridge, Zone: 7}},
 		Uplinks: []firewall.Uplink{{Device: filterUplink, Bridge: filterBridge}},
 		Pods:    v.Pods,

@@ -62,14 +62,6 @@ var (
 // filterTaps are the taps of every rig.
 var filterTaps = []firewall.Pattern{"tap*"}
 
-// filterLimits are the usual ones, save that what is measured opens more
-// connections in a second than any guest.
-func filterLimits() firewall.Limits {
-	limits := firewall.DefaultLimits
-	limits.New = firewall.Rate{PerSecond: 1_000_000, Burst: 1_000_000}
-	return limits
-}
-
 // addressIn is the nth address of the prefix.
 func addressIn(p netip.Prefix, n uint16) netip.Addr {
 	a := p.Addr().As16()
@@ -94,7 +86,7 @@ func filterNIC(n int) sixacre.NIC {
 	})
 }
 
-func groupName(n int) string { return fmt.Sprintf("group-%d", n) }
+func groupName(n int) string { return fmt.Sprintf("group-%04d", n) }
 
 // filterGroup is the group of the NIC with that number.
 func filterGroup(n int) sixacre.Group {
@@ -128,7 +120,7 @@ func filterView(nics, peers int) sixacre.View {
 		Members:  []sixacre.Members{{Group: remoteGroup, Addresses: peerAddrs(peers)}},
 	}
 	for n := range nics {
-		v.Instances = append(v.Instances, sixacre.Instance{Name: fmt.Sprintf("i-%d", n), NICs: []sixacre.NIC{filterNIC(n)}})
+		v.Instances = append(v.Instances, sixacre.Instance{Name: fmt.Sprintf("i-%04d", n), NICs: []sixacre.NIC{filterNIC(n)}})
 		v.Groups = append(v.Groups, filterGroup(n))
 	}
 	return v

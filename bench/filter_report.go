@@ -15,7 +15,7 @@ func (e *filtering) report(w io.Writer, rounds int) {
 	}
 	e.costTable(w)
 	if len(e.resync) > 0 {
-		fmt.Println(e.times, e.resync)
+		fmt.Println(e.times, e.resync, e.restart)
 	}
 }
 

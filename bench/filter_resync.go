@@ -5,13 +5,16 @@ import (
 	"errors"
 	"os"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/sixacre/sixacre/firewall"
 	"github.com/sixacre/sixacre/nft"
 )
 
-// resyncs is how often all of the filter is set anew under traffic.
-const resyncs = 200
+const (
+	resyncs  = 200 // how often all of the filter is set anew under traffic
+	restarts = 5   // and the agent is killed and started
+)
 
 // passage is how many packets of a class were sent, and how many arrived.
 type passage struct{ sent, arrived uint64 }
@@ -81,15 +84,17 @@ func (r *rig) during(ctx context.Context, f func() error) (map[string]passage, e
 
 // resync sets all of the filter anew under traffic, each time as an agent does
 // that knows nothing of the kernel.
-func resync(ctx context.Context) (map[string]passage, error) {
+func resync(ctx context.Context, times int) (map[string]passage, error) {
 	h, err := hostOf(ctx, filterView(loadedNICs, remotePeers))
 	if err != nil {
 		return nil, err
 	}
 	rules := firewall.Compile(h)
-	r, err := newRig(ctx, ruleset{name: "sixacre", load: func(ctx context.Context, _ *rig) error {
+	loaded := unfiltered
+	loaded.load = func(ctx context.Context, _ *rig) error {
 		return errors.Join(netfilter(ctx), new(nft.Kernel).Apply(ctx, rules))
-	}}, loadedNICs)
+	}
+	r, err := newRig(ctx, loaded, loadedNICs)
 	if err != nil {
 		return nil, err
 	}
@@ -99,12 +104,49 @@ func resync(ctx context.Context) (map[string]passage, error) {
 			if err := everyProcessor(); err != nil {
 				return err
 			}
-			for range resyncs {
+			for range times {
 				if err := new(nft.Kernel).Apply(ctx, rules); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
+	})
+}
+
+// restart kills the agent under traffic and starts it anew, some times. It is
+// told nothing then: it goes by the view that it kept.
+func restart(ctx context.Context, program, dir string, times int) (map[string]passage, error) {
+	r, err := newRig(ctx, unfiltered, loadedNICs)
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	server, err := r.newAuthority(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer server.http.Close()
+	view := filterView(loadedNICs, remotePeers)
+	a, err := r.startAgent(ctx, program, server, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { a.stop(syscall.SIGKILL) }()
+	a.views <- view
+	if err := server.inForce(view.Revision, loadedNICs); err != nil {
+		return nil, err
+	}
+	return r.during(ctx, func() error {
+		for range times {
+			a.stop(syscall.SIGKILL)
+			if a, err = r.startAgent(ctx, program, server, dir); err != nil {
+				return err
+			}
+			if err := server.inForce(view.Revision, loadedNICs); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }

@@ -60,13 +60,7 @@ func loadSixacre(ctx context.Context, r *rig) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	agent, err := newAgent(ctx, func(report sixacre.Report) {
-		programmed := 0
-		for _, n := range report.NICs {
-			if n.Programmed {
-				programmed++
-			}
-		}
-		if programmed == r.nics {
+		if programmed(report) == r.nics {
 			cancel()
 		}
 	})
@@ -92,7 +86,6 @@ func newAgent(ctx context.Context, report func(sixacre.Report)) (*hypervisor.Age
 	}
 	return &hypervisor.Agent{
 		Mode:     mode,
-		Limits:   filterLimits(),
 		Taps:     filterTaps,
 		Firewall: &nft.Kernel{},
 		Links:    rtnl.Links{},

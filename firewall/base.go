@@ -123,11 +123,11 @@ func newHost(b base) *host {
 	bridge.Chains = append(bridge.Chains, b.lookups()...)
 
 	ct := Table{Family: "ip6", Name: ConntrackTable, Chains: b.chains(conntrackText)}
-	bridges := Set{Kind: "set", Name: "bridges", Spec: "type ifname;"}
-	zones := Set{Kind: "map", Name: "zones", Spec: "typeof iifname : ct zone;"}
+	bridges := Set{Kind: "set", Name: "bridges", Spec: "type iface_index;"}
+	zones := Set{Kind: "map", Name: "zones", Spec: "typeof iif : ct zone;"}
 	for _, br := range b.bridges {
-		bridges.add("%q", br.Name)
-		zones.add("%q : %d", br.Name, br.Zone)
+		bridges.add("%d", br.Index)
+		zones.add("%d : %d", br.Index, br.Zone)
 	}
 	pods := Set{Kind: "map", Name: "pods", Spec: "typeof ip6 daddr : ct zone; flags interval;"}
 	for _, p := range b.pods {
@@ -135,16 +135,7 @@ func newHost(b base) *host {
 	}
 	ct.Sets = []Set{bridges, zones, pods}
 	if b.mode == BridgeNetfilter {
-		connections := fmt.Sprintf("type ifname . ether_addr . mark; size %d; flags dynamic;", b.listsOfAll())
-		counter := fmt.Sprintf("type ifname . ether_addr; size %d; flags dynamic; counter;", dynamicSize)
-		ct.Sets = append(ct.Sets,
-			Set{Kind: "set", Name: "guests", Spec: "type ifname . ether_addr;"},
-			rate("new_from", "ifname . ether_addr", b.limits.New),
-			rate("new_to", "ifname . ether_addr", b.limits.New),
-			Set{Kind: "set", Name: b.connections("from"), Spec: connections},
-			Set{Kind: "set", Name: b.connections("to"), Spec: connections},
-			Set{Kind: "set", Name: RefusedFrom, Spec: counter},
-			Set{Kind: "set", Name: RefusedTo, Spec: counter})
+		ct.Sets = append(ct.Sets, b.counted()...)
 	}
 	return &host{base: b, tables: []Table{ct, bridge}}
 }
@@ -154,45 +145,90 @@ func rate(name, key string, r Rate) Set {
 	return Set{Kind: "set", Name: name, Spec: fmt.Sprintf("type %s; size %d; flags dynamic; limit rate over %d/second burst %d packets;", key, dynamicSize, r.PerSecond, r.Burst)}
 }
 
-// connections names a set that counts connections by its limit, because elements
-// keep the limit that they were made with. The limit stands in the rule, not in
-// the set: for each rule that goes, kernels give back a hold on connection
-// tracking that a set's own expression never took, until tracking ends.
-func (b base) connections(direction string) string {
-	return fmt.Sprintf("connections_%s_%d", direction, b.limits.Connections)
+// counted are the sets of connections, and of those refused.
+func (b base) counted() []Set {
+	return []Set{
+		// Room for 64 NICs that have all they may: the kernel's table has no more.
+		{Kind: "set", Name: b.connections(), Spec: fmt.Sprintf("type mark; size %d; flags dynamic;", max(dynamicSize, 64*b.lists()))},
+		{Kind: "set", Name: "refused", Spec: fmt.Sprintf("type mark; size %d; flags dynamic; counter;", dynamicSize)},
+	}
 }
 
-// A list of connections has 64 when the NIC has all that it may; by chance some
-// have a quarter more.
-const listLength = 64
+// connections names the set that counts connections by its limit, because
+// elements keep the limit that they were made with. The limit stands in the rule,
+// not in the set: for each rule that goes, kernels give back a hold on connection
+// tracking that a set's own expression never took, until tracking ends.
+func (b base) connections() string { return fmt.Sprintf("connections_%d", b.limits.Connections) }
 
-func (b base) lists() int { return max(1, b.limits.Connections/listLength) }
+// A list of connections has 16 when its NIC has all that it may, and by chance half
+// as many more. The kernel looks up each that is in a list when it adds to it.
+const listLength = 16
+
+// lists is into how many lists the connections of a NIC and direction are told
+// apart: a power of two.
+func (b base) lists() int {
+	if b.limits.Connections < 256 {
+		return 1 // and so the limit is exact
+	}
+	n := 1
+	for n*2*listLength <= b.limits.Connections && n < maxLists {
+		n *= 2
+	}
+	return n
+}
 
 func (b base) limitOfList() int {
 	if b.lists() == 1 {
 		return b.limits.Connections
 	}
-	return b.limits.Connections / b.lists() * 5 / 4
+	return b.limits.Connections / b.lists() * 3 / 2
 }
 
-// listsOfAll is room for the lists of 64 NICs that have all they may, and so of
-// all those of a host whose connection table is the kernel's default.
-func (b base) listsOfAll() int { return max(dynamicSize, 64*b.lists()) }
+// The mark of a new connection: a bit that says so, the interface index of the
+// NIC's tap, the direction, the list.
+const (
+	newMark   = 0x80000000
+	maxLists  = 2048
+	indexMask = 0x0fffffff / (2 * maxLists)
+)
+
+// list is the statement that marks a new connection.
+func (b base) list(index int, d sixacre.Direction) string {
+	n := newMark + (index&indexMask)*2*maxLists
+	if d == sixacre.In {
+		n += maxLists
+	}
+	return fmt.Sprintf("meta mark set jhash ip6 saddr . ip6 daddr . @th,0,32 mod %d seed 0x5ac7e offset %d", b.lists(), n)
+}
+
+// Refused returns whose connections a key of the set "refused" counts: the
+// interface index of the tap, and whether they came from there or were to go there.
+func Refused(mark uint32) (index int, d sixacre.Direction) {
+	d = sixacre.Out
+	if mark&maxLists != 0 {
+		d = sixacre.In
+	}
+	return int(mark&^newMark) / (2 * maxLists), d
+}
 
 // dynamicSize is how many elements packets can make in a set.
 const dynamicSize = 65535
 
 // sets returns the sets of the bridge's table that all NICs share.
 func (b base) sets() []Set {
-	ports := Set{Kind: "map", Name: "ports", Spec: "type ifname : verdict;"}
+	ports := Set{Kind: "map", Name: "ports", Spec: "type iface_index : verdict;"}
+	delivery := Set{Kind: "map", Name: "delivery", Spec: "type iface_index : verdict;"}
 	for _, u := range b.uplinks {
-		ports.add("%q : goto uplink", u.Device)
+		ports.add("%d : goto uplink", u.Index)
+		delivery.add("%d : accept", u.Index)
 	}
-	const source = "type ifname . ether_addr . ipv6_addr : verdict;"
+	const source = "type iface_index . ether_addr . ipv6_addr : verdict;"
 	const address = "type ifname . ipv6_addr;"
 	const quote = "typeof oifname . @th,128,128;"
 	out := []Set{
 		ports,
+		delivery,
+		{Kind: "map", Name: "counted", Spec: "type iface_index : verdict;"},
 		{Kind: "set", Name: "taps", Spec: "type ifname;"},
 		{Kind: "map", Name: "inbound", Spec: "type ifname : verdict;"},
 		{Kind: "map", Name: "outbound", Spec: "type ifname : verdict;"},
@@ -216,11 +252,17 @@ func (b base) sets() []Set {
 	if b.wholeLinks {
 		assigned := Set{Kind: "set", Name: "assigned", Spec: "type ipv6_addr;"}
 		targets := Set{Kind: "set", Name: "assigned_targets", Spec: "typeof @th,64,128;"}
+		quotes := Set{Kind: "set", Name: "assigned_quotes", Spec: "typeof @th,128,128;"}
 		for _, r := range b.routers {
 			assigned.add("%s", r)
 			targets.add("0x%x", r.As16())
+			quotes.add("0x%x", r.As16())
 		}
-		out = append(out, assigned, targets, Set{Kind: "set", Name: "nd_links", Spec: "typeof iifname . @th,64,128;"})
+		out = append(out, assigned, targets, quotes,
+			Set{Kind: "map", Name: "sources_link", Spec: source},
+			Set{Kind: "set", Name: "nd_targets_link", Spec: "typeof iifname . @th,64,128;"},
+			Set{Kind: "set", Name: "quoted_link", Spec: quote},
+			Set{Kind: "set", Name: "held_link", Spec: address})
 	}
 	out = append(out,
 		rate("dhcpv6_rate", "ifname", b.limits.DHCPv6),
@@ -234,20 +276,15 @@ func (b base) sets() []Set {
 		out = append(out, Set{Kind: "set", Name: name, Spec: fmt.Sprintf("type ifname . mark; size %d; flags dynamic; counter;", dynamicSize)})
 	}
 	if b.mode == BridgeConntrack {
-		tracked := Set{Kind: "set", Name: "conntracked", Spec: "type ifname;"}
-		zones := Set{Kind: "map", Name: "port_zones", Spec: "typeof iifname : ct zone;"}
+		tracked := Set{Kind: "set", Name: "conntracked", Spec: "type iface_index;"}
+		zones := Set{Kind: "map", Name: "port_zones", Spec: "typeof iif : ct zone;"}
 		for _, u := range b.uplinks {
 			if i := slices.IndexFunc(b.bridges, func(br Bridge) bool { return br.Name == u.Bridge }); i >= 0 {
-				tracked.add("%q", u.Device)
-				zones.add("%q : %d", u.Device, b.bridges[i].Zone)
+				tracked.add("%d", u.Index)
+				zones.add("%d : %d", u.Index, b.bridges[i].Zone)
 			}
 		}
-		connections := fmt.Sprintf("type ifname . mark; size %d; flags dynamic;", b.listsOfAll())
-		out = append(out, tracked, zones,
-			rate("new_from", "ifname", b.limits.New),
-			rate("new_to", "ifname", b.limits.New),
-			Set{Kind: "set", Name: b.connections("from"), Spec: connections},
-			Set{Kind: "set", Name: b.connections("to"), Spec: connections})
+		out = append(append(out, tracked, zones), b.counted()...)
 	}
 	return out
 }
@@ -261,26 +298,25 @@ func (b base) lookups() []Chain {
 	elsewhere := Chain{Name: "from_elsewhere", Rules: []string{"iifname . ip6 saddr @here " + FromElsewhere.drop(DroppedTo)}}
 	for _, bits := range b.lengths {
 		mask := maskOf(bits)
-		delegated.add("iifname . ether saddr . (ip6 saddr & %s) vmap @sources_%d", mask, bits)
+		delegated.add("iif . ether saddr . (ip6 saddr & %s) vmap @sources_%d", mask, bits)
 		quoted.add("oifname . (@th,128,128 & 0x%x) @quoted_%d goto to_guest_quoted", mask.As16(), bits)
 		addressed.add("oifname . (ip6 daddr & %s) @held_%d return", mask, bits)
 		elsewhere.add("iifname . (ip6 saddr & %s) @here_%d %s", mask, bits, FromElsewhere.drop(DroppedTo))
 	}
-	addressed.add("%s", NotForGuest.drop(DroppedTo))
-
 	link := Chain{Name: "source_link"}
 	claimed := Chain{Name: "nd_target_on_link"}
 	asked := Chain{Name: "nd_target_asked"}
-	if b.wholeLinks {
-		const onLink = "(@th,64,128 & 0xffffffffffffffff0000000000000000)"
+	if b.wholeLinks { // all of the link's addresses but those that are another's
+		mask := maskOf(64)
+		delegated.add("iif . ether saddr . (ip6 saddr & %s) vmap @sources_link", mask)
 		link.add("ip6 saddr @assigned %s", WrongSource.drop(DroppedFrom))
 		link.add("goto source_global")
-		for _, c := range []*Chain{&claimed, &asked} {
-			c.add("@th,64,128 @assigned_targets return")
-		}
-		claimed.add("iifname . %s @nd_links accept", onLink)
-		asked.add("oifname . %s @nd_links accept", onLink)
+		claimed.add("@th,64,128 != @assigned_targets iifname . (@th,64,128 & 0x%x) @nd_targets_link accept", mask.As16())
+		asked.add("@th,64,128 != @assigned_targets oifname . (@th,64,128 & 0x%x) @nd_targets_link accept", mask.As16())
+		quoted.add("@th,128,128 != @assigned_quotes oifname . (@th,128,128 & 0x%x) @quoted_link goto to_guest_quoted", mask.As16())
+		addressed.add("ip6 daddr != @assigned oifname . (ip6 daddr & %s) @held_link return", mask)
 	}
+	addressed.add("%s", NotForGuest.drop(DroppedTo))
 	return []Chain{delegated, quoted, addressed, elsewhere, link, claimed, asked}
 }
 
@@ -312,9 +348,9 @@ func (b base) chains(text string) []Chain {
 		return func(name string) string { return named(name).drop(chain) }
 	}
 	out := new(strings.Builder)
-	// With br_netfilter three bits of the packet mark, ours, carry what the ip6
-	// hooks know of the connection; they are taken off before the host's own
-	// policy routing could see them.
+	// The four highest bits of the packet mark are ours. With br_netfilter three
+	// carry what the ip6 hooks know of the connection; they are taken off before the
+	// host's own policy routing could see them.
 	t := template.Must(template.New("").Funcs(template.FuncMap{
 		"brnf":        func() bool { return netfilter },
 		"established": word("meta mark & 0x10000000 != 0", "ct state established,related"),
@@ -323,11 +359,9 @@ func (b base) chains(text string) []Chain {
 		"hide":        word("meta mark set mark and 0x8fffffff ", ""),
 		"connections": b.connections,
 		"limit":       b.limitOfList,
-		"list": func() string {
-			return fmt.Sprintf("jhash ip6 saddr . ip6 daddr . @th,0,32 mod %d seed 0x5ac7e", b.lists())
-		},
-		"from": drop(DroppedFrom),
-		"to":   drop(DroppedTo),
+		"whose":       func() string { return fmt.Sprintf("0x%x", uint32(0xffffffff&^(maxLists-1))) },
+		"from":        drop(DroppedFrom),
+		"to":          drop(DroppedTo),
 		"closed": func(side string) string {
 			chain := map[string]string{"iifname": DroppedFrom, "oifname": DroppedTo}[side]
 			var lines []string
@@ -336,7 +370,12 @@ func (b base) chains(text string) []Chain {
 			}
 			return strings.Join(lines, "\n")
 		},
-		"log":   optional(b.log.Drops != 0, "limit rate 10/second log group %d", b.log.Drops),
+		"log": func(direction string) string {
+			if b.log.Drops == 0 {
+				return ""
+			}
+			return fmt.Sprintf("limit rate 10/second log prefix \"%s \" group %d", direction, b.log.Drops)
+		},
 		"learn": optional(b.log.Learning != 0, "@th,64,64 0xfe80000000000000 update @learn_rate { iifname } %s\n@th,64,64 0xfe80000000000000 log group %d snaplen 128", WrongNS.drop(DroppedFrom), b.log.Learning),
 	}).Parse(text))
 	if err := t.Execute(out, nil); err != nil {

@@ -51,7 +51,7 @@ func (rs Ruleset) Next(h Host) Ruleset {
 		for _, name := range append(slices.Clone(p.in), p.out...) {
 			used[name] = true
 		}
-		for _, b := range p.blocks() {
+		for _, b := range p.prefixes {
 			base.lengths = append(base.lengths, b.Bits())
 		}
 		base.wholeLinks = base.wholeLinks || p.link.IsValid()
@@ -65,7 +65,7 @@ func (rs Ruleset) Next(h Host) Ruleset {
 	}
 	for _, p := range policies {
 		p.wholeLinks = base.wholeLinks
-		next.nics = append(next.nics, rs.nic(p))
+		next.nics = append(next.nics, rs.nic(p, base))
 	}
 	remotes := map[string]bool{}
 	for name := range used {
@@ -103,6 +103,7 @@ func (rs Ruleset) Filters(device string) bool {
 // policy is what one tap's guest is held to.
 type policy struct {
 	device, bridge string
+	index          int      // interface index
 	uplinks        []string // of that bridge
 	mode           Mode
 	zone           uint16
@@ -152,7 +153,7 @@ func policiesOf(h Host, base base, rules map[string]sixacre.Group) []policy {
 		}
 		pod := pods[port.NIC.Pod]
 		p := policy{
-			device: port.Device, bridge: port.Bridge, uplinks: uplinks[port.Bridge], zone: zones[port.Bridge], mode: h.Mode,
+			device: port.Device, index: port.Index, bridge: port.Bridge, uplinks: uplinks[port.Bridge], zone: zones[port.Bridge], mode: h.Mode,
 			mac: port.NIC.MAC, address: port.NIC.Address, echoByRule: pod.Echo == sixacre.EchoRules,
 		}
 		if _, known := zones[port.Bridge]; !known || !plain(port.Bridge) {

@@ -29,7 +29,8 @@ func guest(n byte, prefixes []string, groups ...string) sixacre.NIC {
 }
 
 func port(device string, n sixacre.NIC) firewall.Port {
-	return firewall.Port{Device: device, Bridge: "br0", NIC: n}
+	index := 100 + int(device[len(device)-1])
+	return firewall.Port{Device: device, Index: index, Bridge: "br0", NIC: n}
 }
 
 // rule reads a rule as the command line takes it: direction protocol ports
@@ -64,8 +65,8 @@ func base(mode firewall.Mode) firewall.Host {
 	return firewall.Host{
 		Mode:    mode,
 		Taps:    []firewall.Pattern{"vnet*", "tap*"},
-		Bridges: []firewall.Bridge{{Name: "br0", Zone: 7}},
-		Uplinks: []firewall.Uplink{{Device: "eth0", Bridge: "br0"}},
+		Bridges: []firewall.Bridge{{Name: "br0", Index: 3, Zone: 7}},
+		Uplinks: []firewall.Uplink{{Device: "eth0", Index: 2, Bridge: "br0"}},
 		Pods:    []sixacre.Pod{pod},
 	}
 }

@@ -17,14 +17,12 @@ const (
 	ConntrackTable = "sixacre_ct" // family ip6
 )
 
-// The sets of BridgeTable that count what is dropped: port and [Reason]. With
-// [BridgeNetfilter] connections over the limit are counted in ConntrackTable, by
-// bridge and MAC.
+// The sets that count what is dropped: by the port's name and [Reason], and
+// connections over the limit by [Refused].
 const (
 	DroppedFrom = "dropped_from"
 	DroppedTo   = "dropped_to"
-	RefusedFrom = "refused_from"
-	RefusedTo   = "refused_to"
+	RefusedSet  = "refused"
 )
 
 // Mode is how the bridge learns which connection a packet belongs to.
@@ -63,16 +61,21 @@ type Host struct {
 
 // Bridge carries a pod's layer 2 on the host.
 type Bridge struct {
-	Name string
-	Zone uint16 // conntrack zone: what happens on one pod opens nothing on another
+	Name  string
+	Index int    // interface index
+	Zone  uint16 // conntrack zone: what happens on one pod opens nothing on another
 }
 
 // Uplink is a port that leads to the rest of the pod.
-type Uplink struct{ Device, Bridge string }
+type Uplink struct {
+	Device, Bridge string
+	Index          int // interface index
+}
 
 // Port is a tap with the NIC behind it.
 type Port struct {
 	Device, Bridge string
+	Index          int // interface index
 	NIC            sixacre.NIC
 }
 
@@ -82,7 +85,6 @@ type Limits struct {
 	ND          Rate // neighbour and router solicitations and advertisements from it
 	MLD         Rate // reports from it
 	Errors      Rate // ICMPv6 errors to it that belong to no connection, except Packet Too Big
-	New         Rate // connections that it opens, and as many again that are opened to it
 	Connections int  // that it has opened at a time, about, and as many again that were opened to it
 }
 
@@ -96,7 +98,6 @@ var DefaultLimits = Limits{
 	ND:          Rate{200, 400},
 	MLD:         Rate{50, 200},
 	Errors:      Rate{1000, 1000},
-	New:         Rate{5000, 10000},
 	Connections: 32768, // an eighth of most kernels' table
 }
 

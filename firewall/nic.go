@@ -16,13 +16,17 @@ type nic struct {
 }
 
 // nic returns the NIC's part as it was, where its policy is the same.
-func (rs Ruleset) nic(p policy) *nic {
+func (rs Ruleset) nic(p policy, b base) *nic {
 	i, found := slices.BinarySearchFunc(rs.nics, p.device, func(n *nic, d string) int { return cmp.Compare(n.device, d) })
-	if found && reflect.DeepEqual(rs.nics[i].policy, p) {
+	if found && reflect.DeepEqual(rs.nics[i].policy, p) && rs.host.limits == b.limits {
 		return rs.nics[i]
 	}
 	n := &nic{policy: p}
-	n.chains = []Chain{n.to(), n.from()}
+	n.chains = []Chain{
+		{Name: "count." + n.device, Rules: []string{b.list(n.index, sixacre.In), "accept"}},
+		n.to(),
+		n.from(b),
+	}
 	n.share()
 	return n
 }
@@ -31,6 +35,9 @@ func (rs Ruleset) nic(p policy) *nic {
 // apart from the static chains', whatever the tap is called.
 func (n *nic) to() Chain {
 	c := Chain{Name: "to." + n.device, Rules: []string{"jump to_guest"}}
+	if !n.echoByRule {
+		c.add("icmpv6 type echo-request goto count.%s", n.device)
+	}
 	for _, g := range n.in {
 		c.add("jump %s", groupChain(g, sixacre.In))
 	}
@@ -38,8 +45,8 @@ func (n *nic) to() Chain {
 	return c
 }
 
-func (n *nic) from() Chain {
-	c := Chain{Name: "from." + n.device, Rules: []string{"jump from_guest"}}
+func (n *nic) from(b base) Chain {
+	c := Chain{Name: "from." + n.device, Rules: []string{"jump from_guest", b.list(n.index, sixacre.Out)}}
 	for _, g := range n.out {
 		c.add("jump %s", groupChain(g, sixacre.Out))
 	}
@@ -56,55 +63,52 @@ func (n *nic) share() {
 	add := func(set, format string, args ...any) {
 		n.shared = append(n.shared, entry{set, fmt.Sprintf(format, args...)})
 	}
-	add("ports", "%q : goto guard", n.device)
+	add("ports", "%d : goto guard", n.index)
+	add("counted", "%d : goto count.%s", n.index, n.device)
+	add("delivery", "%d : goto to_programmed", n.index)
 	add("taps", "%q", n.device)
 	add("inbound", "%q : goto to.%s", n.device, n.device)
 	add("outbound", "%q : goto from.%s", n.device, n.device)
 	add("macs", "%q . %s", n.device, n.mac)
-	add("sources", "%q . %s . :: : goto source_unspecified", n.device, n.mac)
+	add("sources", "%d . %s . :: : goto source_unspecified", n.index, n.mac)
 	for _, a := range n.linkLocals {
-		add("sources", "%q . %s . %s : goto source_link_local", n.device, n.mac, a)
+		add("sources", "%d . %s . %s : goto source_link_local", n.index, n.mac, a)
 	}
-	add("sources", "%q . %s . %s : goto source_global", n.device, n.mac, n.address)
+	add("sources", "%d . %s . %s : goto source_global", n.index, n.mac, n.address)
 	for _, a := range n.holds() {
 		add("nd_targets", "%q . 0x%x", n.device, a.As16())
+		add("quoted", "%q . 0x%x", n.device, a.As16())
 	}
 	add("nd_macs", "%q . 0x%x", n.device, n.mac[:])
 	add("rs_macs", "%q . 0x%x", n.device, n.mac[:])
-	add("quoted", "%q . 0x%x", n.device, n.address.As16())
 	add("held", "%q . %s", n.device, n.address)
 	for _, u := range n.uplinks {
 		add("here", "%q . %s", u, n.address)
 	}
-	for _, b := range n.blocks() {
-		verdict := "source_global"
-		if b == n.link {
-			verdict = "source_link"
-		}
-		add(fmt.Sprintf("sources_%d", b.Bits()), "%q . %s . %s : goto %s", n.device, n.mac, b.Addr(), verdict)
-		add(fmt.Sprintf("quoted_%d", b.Bits()), "%q . 0x%x", n.device, b.Addr().As16())
-		add(fmt.Sprintf("held_%d", b.Bits()), "%q . %s", n.device, b.Addr())
-		if b == n.link {
-			add("nd_links", "%q . 0x%x", n.device, b.Addr().As16())
-			continue
-		}
+	for _, p := range n.prefixes {
+		add(fmt.Sprintf("sources_%d", p.Bits()), "%d . %s . %s : goto source_global", n.index, n.mac, p.Addr())
+		add(fmt.Sprintf("quoted_%d", p.Bits()), "%q . 0x%x", n.device, p.Addr().As16())
+		add(fmt.Sprintf("held_%d", p.Bits()), "%q . %s", n.device, p.Addr())
 		for _, u := range n.uplinks {
-			add(fmt.Sprintf("here_%d", b.Bits()), "%q . %s", u, b.Addr())
+			add(fmt.Sprintf("here_%d", p.Bits()), "%q . %s", u, p.Addr())
 		}
+	}
+	if n.link.IsValid() {
+		add("sources_link", "%d . %s . %s : goto source_link", n.index, n.mac, n.link.Addr())
+		add("nd_targets_link", "%q . 0x%x", n.device, n.link.Addr().As16())
+		add("quoted_link", "%q . 0x%x", n.device, n.link.Addr().As16())
+		add("held_link", "%q . %s", n.device, n.link.Addr())
 	}
 	if n.wholeLinks {
 		add("assigned", "%s", n.address)
 		add("assigned_targets", "0x%x", n.address.As16())
+		add("assigned_quotes", "0x%x", n.address.As16())
 	}
 	if n.echoByRule {
 		add("echo_by_rule", "%q", n.device)
 	}
-	switch {
-	case n.bridge == "":
-	case n.mode == BridgeNetfilter:
-		add("guests", "%q . %s", n.bridge, n.mac)
-	default:
-		add("conntracked", "%q", n.device)
-		add("port_zones", "%q : %d", n.device, n.zone)
+	if n.bridge != "" && n.mode == BridgeConntrack {
+		add("conntracked", "%d", n.index)
+		add("port_zones", "%d : %d", n.index, n.zone)
 	}
 }

@@ -45,7 +45,7 @@ var reasons = map[Reason]struct{ name, text string }{
 	WrongUnspecified:   {"unspecified", "source :: for other than DAD, RS and MLD"},
 	WrongLinkLocal:     {"link-local", "link-local: neither ICMPv6 nor the DHCPv6 exchange"},
 	DHCPv6Server:       {"dhcpv6-server", "DHCPv6 server or relay, or a head without ports"},
-	RoutingHeader0:     {"routing-header", "routing header type 0 (RFC 5095)"},
+	RoutingHeader0:     {"routing-header", "routing header type 0 (RFC 5095), or two of them"},
 	BadHeaderChain:     {"header-chain", "header chain that ends nowhere (RFC 7112)"},
 	WrongICMPv6:        {"icmpv6-type", "ICMPv6 type that is not for it to send or receive"},
 	WrongNS:            {"ns", "NS malformed, or for or with what is not its own"},

@@ -31,6 +31,14 @@ type Firewall interface {
 	Present() (bool, error)
 }
 
+// Memory is what the kernel keeps of guests besides the filter.
+type Memory interface {
+	// Forget drops what was counted of these guests.
+	Forget(context.Context, []firewall.Port) error
+	// EndConnections ends the tracked connections that match.
+	EndConnections(match func(sixacre.Flow) bool) (ended int, err error)
+}
+
 // Links are the bridges of the host.
 type Links interface {
 	BridgePorts() ([]sixacre.BridgePort, error)
@@ -49,25 +57,36 @@ type Agent struct {
 	Bridges  []string           // which bridges; if empty, each that has a tap
 	Limits   firewall.Limits    // of each NIC; the zero value stands for the defaults
 	NFLog    firewall.Log       // who hears of what is dropped, and of link-local addresses to learn
-	State    string             // directory that keeps the last view; "" for none
+	State    string             // directory that keeps the last view and the status; "" for none
 	Firewall Firewall
+	Memory   Memory
 	Links    Links
 	// Report is told after every change, and again every now and then, what
 	// is in force.
 	Report func(context.Context, sixacre.Report) error
-	Log    *slog.Logger
+	// Learn asks for a link-local address that a guest takes.
+	Learn func(context.Context, sixacre.LinkLocalRequest) error
+	Log   *slog.Logger
 
-	mu    sync.Mutex
-	view  *sixacre.View // nil until there was one
-	asked bool          // the server sent a view that no report answers yet
+	mu     sync.Mutex
+	view   *sixacre.View   // nil until there was one
+	asked  bool            // the server sent a view that no report answers yet
+	relook bool            // links may have changed
+	behind map[string]find // NICs by tap
 
-	once sync.Once
-	wake chan struct{}
+	once  sync.Once
+	wake  chan struct{}
+	chore chan struct{}
+	heard chan asking
 
-	saved   sixacre.View        // what the state directory holds
-	tracked []string            // bridges whose IPv6 is tracked
-	secured map[int]sixacre.MAC // ports, by interface index, held to a MAC
-	found   map[nicKey]string   // the tap of each NIC, as last logged
+	ports   []sixacre.BridgePort // as last looked at
+	rules   firewall.Ruleset     // as last applied
+	tracked []string             // bridges whose IPv6 is tracked
+	secured map[int]sixacre.MAC  // ports, by interface index, held to a MAC
+	found   map[nicKey]string    // the tap of each NIC, as last logged
+	last    map[nicKey]find      // the NICs, as last applied
+
+	keeper keeper
 }
 
 // retry is how soon a change that the kernel refused is tried again; look is
@@ -78,15 +97,37 @@ const (
 )
 
 func (a *Agent) alarm() chan struct{} {
-	a.once.Do(func() { a.wake = make(chan struct{}, 1) })
+	a.once.Do(a.make)
 	return a.wake
 }
 
-// Wake makes the agent look at the links and at the kernel's filter again.
-func (a *Agent) Wake() {
+func (a *Agent) chored() chan struct{} {
+	a.once.Do(a.make)
+	return a.chore
+}
+
+func (a *Agent) make() {
+	a.wake, a.chore, a.heard = make(chan struct{}, 1), make(chan struct{}, 1), make(chan asking, maxAsking)
+}
+
+// LinksChanged makes the agent look at the links again.
+func (a *Agent) LinksChanged() {
+	a.mu.Lock()
+	a.relook = true
+	a.mu.Unlock()
+	a.FilterChanged()
+}
+
+// FilterChanged makes the agent look at the kernel's filter again.
+func (a *Agent) FilterChanged() {
+	ring(a.alarm())
+}
+
+// ring wakes whoever waits for the channel, now or next.
+func ring(c chan struct{}) {
 	select {
-	case a.alarm() <- struct{}{}:
-	default: // it is about to look anyway
+	case c <- struct{}{}:
+	default:
 	}
 }
 
@@ -95,12 +136,12 @@ func (a *Agent) Follow(v sixacre.View) {
 	a.mu.Lock()
 	a.view, a.asked = &v, true
 	a.mu.Unlock()
-	a.Wake()
+	a.FilterChanged()
 }
 
 // Run filters until the context ends, and leaves the filter in force.
 func (a *Agent) Run(ctx context.Context) error {
-	saved, err := a.load()
+	saved, err := LoadView(a.State)
 	if err != nil {
 		a.Log.Warn("no saved view", "reason", err)
 	}
@@ -108,15 +149,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.view == nil {
 		a.view = saved
 	}
+	a.relook = true
 	a.mu.Unlock()
 
 	reports := make(chan sixacre.Report, 1)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		a.report(ctx, reports)
-	}()
-	defer func() { <-done }()
+	var others sync.WaitGroup
+	defer others.Wait()
+	others.Go(func() { a.report(ctx, reports) })
+	others.Go(func() { a.keep(ctx) })
+	others.Go(func() { a.learn(ctx) })
 
 	var said *sixacre.Report
 	timer := time.NewTimer(0)
@@ -132,6 +173,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		// A server that started anew sends its view and has no report.
 		a.mu.Lock()
+		a.relook = a.relook || repeat
 		repeat, a.asked = repeat || a.asked, false
 		a.mu.Unlock()
 		next := look
@@ -174,38 +216,47 @@ func (a *Agent) report(ctx context.Context, reports <-chan sixacre.Report) {
 // reconcile makes the kernel what the view and the links say. It returns what
 // is in force then; nil while there was never a view.
 func (a *Agent) reconcile(ctx context.Context) (*sixacre.Report, error) {
-	ports, err := a.Links.BridgePorts()
-	if err != nil {
-		return nil, err
-	}
-	a.confine(ports)
 	a.mu.Lock()
-	view := a.view
+	view, relook := a.view, a.relook
+	a.relook = false
 	a.mu.Unlock()
+	if relook {
+		ports, err := a.Links.BridgePorts()
+		if err != nil {
+			return nil, err
+		}
+		a.ports = ports
+		a.confine(ports)
+	}
 	if view == nil {
 		return nil, a.closeTaps(ctx)
 	}
-	host, finds := a.arrange(*view, ports)
-	if err := a.save(*view); err != nil {
-		a.Log.Warn("the view is not saved: a restart without the server would not know it", "reason", err)
-	}
-	tracked := a.track(ctx, ports, host)
-	if ok, err := a.Firewall.Intact(ctx); err == nil && !ok {
+	host, finds := a.arrange(*view, a.ports)
+	tracked := a.track(ctx, a.ports, host)
+	intact, err := a.Firewall.Intact(ctx)
+	if err == nil && !intact {
 		a.Log.Info("setting all of the filter, in place")
 	}
-	rs := firewall.Compile(host)
-	applied := a.Firewall.Apply(ctx, rs)
+	next := a.rules.Next(host)
+	applied := a.Firewall.Apply(ctx, next)
+	problem := errors.Join(tracked, applied)
+	a.remember(finds)
+	left := chores{view: view, status: a.status(view, finds, next, problem)}
+	if applied == nil {
+		a.secure(finds, next)
+		left = a.leftovers(left, finds, next)
+		a.rules = next
+	}
+	a.keeper.add(left)
+	ring(a.chored())
 	report := sixacre.Report{Revision: view.Revision, NICs: []sixacre.NICReport{}}
 	for _, f := range finds {
 		report.NICs = append(report.NICs, sixacre.NICReport{
 			Pod: f.nic.Pod, MAC: f.nic.MAC, Device: f.port.Device,
-			Programmed: applied == nil && f.port.Device != "" && rs.Filters(f.port.Device),
+			Programmed: applied == nil && f.port.Device != "" && next.Filters(f.port.Device),
 		})
 	}
-	if applied == nil {
-		a.secure(finds, rs)
-	}
-	return &report, errors.Join(tracked, applied)
+	return &report, problem
 }
 
 // Plan returns the ruleset that the view would get at this moment.

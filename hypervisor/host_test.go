@@ -104,8 +104,16 @@ func (filterAlone) Secure(sixacre.BridgePort, sixacre.MAC) error { return nil }
 // manyOf are limits that no test meets by chance.
 var manyOf = func() firewall.Limits {
 	many := firewall.Rate{PerSecond: 1 << 20, Burst: 1 << 20}
-	return firewall.Limits{DHCPv6: many, ND: many, MLD: many, Errors: many, New: many, Connections: 1 << 20}
+	return firewall.Limits{DHCPv6: many, ND: many, MLD: many, Errors: many, Connections: 1 << 20}
 }()
+
+// index is the interface index of a port or bridge.
+func index(t testing.TB, name string) int {
+	t.Helper()
+	link, err := net.InterfaceByName(name)
+	must(t, err)
+	return link.Index
+}
 
 // newHost makes the interfaces and starts an agent that has no view yet.
 func newHost(t *testing.T, links hypervisor.Links) *host {
@@ -157,8 +165,8 @@ func (h *host) start() {
 	done := make(chan struct{}, 3)
 	agent := h.agent
 	go func() { agent.Run(ctx); done <- struct{}{} }()
-	go func() { rtnl.Links{}.Watch(ctx, agent.Wake); done <- struct{}{} }()
-	go func() { nft.Watch(ctx, agent.Wake); done <- struct{}{} }()
+	go func() { rtnl.Links{}.Watch(ctx, agent.LinksChanged); done <- struct{}{} }()
+	go func() { nft.Watch(ctx, agent.FilterChanged); done <- struct{}{} }()
 	h.stop = func() {
 		cancel()
 		for range 3 {

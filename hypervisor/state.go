@@ -6,61 +6,93 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
+	"time"
 
 	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/firewall"
 )
 
 // The last view is kept on disk rather than read back from the kernel: a host
 // that starts while the server is away has no rules in its kernel, and taps
 // that come while it is away are in no rule yet.
+const (
+	viewFile   = "view.json"
+	statusFile = "status.json"
+)
 
-// load returns the last view that was saved; nil where none was.
-func (a *Agent) load() (*sixacre.View, error) {
-	if a.State == "" {
+// LoadView returns the last view that an agent kept in the directory; nil where
+// none did.
+func LoadView(dir string) (*sixacre.View, error) { return load[sixacre.View](dir, viewFile) }
+
+// LoadStatus returns what an agent last wrote down of itself in the directory;
+// nil where none did.
+func LoadStatus(dir string) (*Status, error) { return load[Status](dir, statusFile) }
+
+func load[T any](dir, name string) (*T, error) {
+	if dir == "" {
 		return nil, nil
 	}
-	b, err := os.ReadFile(a.viewFile())
+	file := filepath.Join(dir, name)
+	b, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	v := new(sixacre.View)
+	v := new(T)
 	if err := json.Unmarshal(b, v); err != nil {
-		return nil, sixacre.Errorf(sixacre.Invalid, "%s is not a saved view (%s): it is written anew when the server sends one", a.viewFile(), err)
+		return nil, sixacre.Errorf(sixacre.Invalid, "%s is not what an agent wrote (%s): a running agent writes it anew", file, err)
 	}
-	a.saved = *v
 	return v, nil
 }
 
-// save writes the view, whole or not at all, unless it is the last one saved.
-func (a *Agent) save(v sixacre.View) error {
-	if a.State == "" || reflect.DeepEqual(v, a.saved) {
-		return nil
-	}
+// write writes the file whole or not at all.
+func write(dir, name string, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(a.State, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(a.State, "view-*")
+	f, err := os.CreateTemp(dir, name+"-*")
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), a.viewFile())
+		err = os.Rename(f.Name(), filepath.Join(dir, name))
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	a.saved = v
 	return nil
 }
 
-func (a *Agent) viewFile() string { return filepath.Join(a.State, "view.json") }
+// status is what there is to say of the moment.
+func (a *Agent) status(view *sixacre.View, finds []find, rules firewall.Ruleset, problem error) *Status {
+	s := &Status{PID: os.Getpid(), Time: time.Now(), Connections: a.Mode.String(), Revision: view.Revision, NICs: []NICStatus{}, Closed: []string{}}
+	if problem != nil {
+		s.Problem = problem.Error()
+	}
+	instances := map[nicKey]string{}
+	for _, i := range view.Instances {
+		for _, n := range i.NICs {
+			instances[nicKey{n.Pod, n.MAC}] = i.Name
+		}
+	}
+	for _, f := range finds {
+		s.NICs = append(s.NICs, NICStatus{
+			Instance: instances[f.key()], Pod: f.nic.Pod, MAC: f.nic.MAC, Device: f.port.Device, Bridge: f.port.Bridge,
+			Programmed: problem == nil && f.port.Device != "" && rules.Filters(f.port.Device),
+		})
+	}
+	for _, p := range a.ports {
+		if a.isTap(p.Device) && !rules.Filters(p.Device) {
+			s.Closed = append(s.Closed, p.Device)
+		}
+	}
+	return s
+}

@@ -35,18 +35,18 @@ func (a *Agent) arrange(v sixacre.View, ports []sixacre.BridgePort) (firewall.Ho
 			continue
 		}
 		if !slices.ContainsFunc(h.Bridges, func(b firewall.Bridge) bool { return b.Name == p.Bridge }) {
-			h.Bridges = append(h.Bridges, firewall.Bridge{Name: p.Bridge, Zone: zone(p.BridgeIndex)})
+			h.Bridges = append(h.Bridges, firewall.Bridge{Name: p.Bridge, Index: p.BridgeIndex, Zone: zone(p.BridgeIndex)})
 		}
 		if a.isTap(p.Device) {
 			taps = append(taps, p)
 		} else {
-			h.Uplinks = append(h.Uplinks, firewall.Uplink{Device: p.Device, Bridge: p.Bridge})
+			h.Uplinks = append(h.Uplinks, firewall.Uplink{Device: p.Device, Index: p.Index, Bridge: p.Bridge})
 		}
 	}
 	finds := match(v, taps)
 	for _, f := range finds {
 		if f.port.Device != "" {
-			h.Ports = append(h.Ports, firewall.Port{Device: f.port.Device, Bridge: f.port.Bridge, NIC: f.nic})
+			h.Ports = append(h.Ports, firewall.Port{Device: f.port.Device, Index: f.port.Index, Bridge: f.port.Bridge, NIC: f.nic})
 		}
 	}
 	a.logFinds(finds, ports)

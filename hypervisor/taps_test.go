@@ -79,28 +79,56 @@ func TestArrange(t *testing.T) {
 
 func TestState(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "agent")
-	a := Agent{State: dir}
-	if v, err := a.load(); v != nil || err != nil {
+	if v, err := LoadView(dir); v != nil || err != nil {
 		t.Errorf("from no directory came %v, %v", v, err)
 	}
 	view := sixacre.View{Revision: 7, Full: true, Instances: []sixacre.Instance{{Name: "i-1", NICs: []sixacre.NIC{{MAC: sixacre.MAC{6, 0, 0, 0, 0, 1}, Groups: []string{"web"}}}}}}
-	if err := a.save(view); err != nil {
+	if err := write(dir, viewFile, view); err != nil {
 		t.Fatal(err)
 	}
-	b := Agent{State: dir}
-	if v, err := b.load(); err != nil || v.Revision != 7 || v.Instances[0].NICs[0].Groups[0] != "web" {
+	if v, err := LoadView(dir); err != nil || v.Revision != 7 || v.Instances[0].NICs[0].Groups[0] != "web" {
 		t.Errorf("saved %v, loaded %v, %v", view, v, err)
 	}
 	if files, _ := os.ReadDir(dir); len(files) != 1 {
 		t.Errorf("the directory holds %v", files)
 	}
-	if err := os.WriteFile(a.viewFile(), []byte("{"), 0o600); err != nil {
+	half := filepath.Join(dir, viewFile)
+	if err := os.WriteFile(half, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if v, err := new(Agent).load(); v != nil || err != nil {
+	if v, err := LoadView(""); v != nil || err != nil {
 		t.Errorf("without a directory came %v, %v", v, err)
 	}
-	if v, err := b.load(); v != nil || err == nil || !strings.Contains(err.Error(), a.viewFile()) {
+	if v, err := LoadView(dir); v != nil || err == nil || !strings.Contains(err.Error(), half) {
 		t.Errorf("from half a file came %v, %v", v, err)
+	}
+}
+
+// TestDuplicateDetection: only a well-formed question about a link-local address
+// of a sender that has none yet is one to learn from.
+func TestDuplicateDetection(t *testing.T) {
+	asks := func(change func([]byte) []byte) []byte {
+		p := append([]byte{0x60, 0, 0, 0, 0, 24, 58, 255}, make([]byte, 56)...)
+		p[40] = 135
+		copy(p[48:], []byte{0xfe, 0x80, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8})
+		if change != nil {
+			p = change(p)
+		}
+		return p
+	}
+	set := func(at int, to byte) func([]byte) []byte {
+		return func(p []byte) []byte { p[at] = to; return p }
+	}
+	if got, ok := duplicateDetection(asks(nil)); !ok || got.String() != "fe80::102:304:506:708" {
+		t.Errorf("learned %s, %t", got, ok)
+	}
+	for name, p := range map[string][]byte{
+		"nothing": nil, "IPv4": asks(set(0, 0x45)), "another header": asks(set(6, 0)), "from off the link": asks(set(7, 64)),
+		"an advertisement": asks(set(40, 136)), "from an address": asks(set(23, 1)), "for a global address": asks(set(48, 0x20)),
+		"cut short": asks(func(p []byte) []byte { return p[:63] }), "of a shorter length": asks(set(5, 23)),
+	} {
+		if got, ok := duplicateDetection(p); ok {
+			t.Errorf("%s: learned %s", name, got)
+		}
 	}
 }

@@ -57,8 +57,8 @@ prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
 			if err != nil {
 				return usageError(err.Error())
 			}
-			if os.Geteuid() != 0 {
-				return sixacre.Errorf(sixacre.Denied, "the agent needs root: it asks the kernel what its filter can do, and changes it")
+			if err := asRoot(); err != nil {
+				return err
 			}
 			mode, err := nft.Probe(cmd.Context())
 			if err != nil {
@@ -99,8 +99,8 @@ prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
 			}
 			group, ctx := errgroup.WithContext(cmd.Context())
 			group.Go(func() error { return agent.Run(ctx) })
-			group.Go(func() error { return again(ctx, agent, rtnl.Links{}.Watch) })
-			group.Go(func() error { return again(ctx, agent, nft.Watch) })
+			group.Go(func() error { return again(ctx, agent.Log, rtnl.Links{}.Watch, agent.LinksChanged) })
+			group.Go(func() error { return again(ctx, agent.Log, nft.Watch, agent.FilterChanged) })
 			group.Go(func() error { return client.Watch(ctx, agent.Follow) })
 			if err := group.Wait(); cmd.Context().Err() == nil {
 				return err
@@ -108,6 +108,7 @@ prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
 			return nil
 		},
 	}
+	cmd.AddCommand(agentStatusCommand())
 	f := cmd.Flags()
 	f.StringVar(&a.server, "server", "", "`URL` of the server")
 	f.StringVar(&a.ca, "ca", "", "`FILE` with the certificate of the server's CA")
@@ -116,10 +117,17 @@ prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
 	f.StringArrayVar(&a.bridges, "bridge", nil, "`BR` to filter on (default: every bridge with a tap); may be repeated")
 	f.StringArrayVar(&a.taps, "taps", []string{"vnet*", "tap*"}, "`PATTERN` of the names of taps, a name or the beginning of one with a *; may be repeated")
 	f.StringVar(&a.libvirt, "libvirt", "", "`URI` of libvirt to ask for taps; not available yet")
-	f.StringVar(&a.state, "state", "/var/lib/sixacre/agent", "`DIR` that remembers the last view for a start without the server")
+	f.StringVar(&a.state, "state", defaultState, "`DIR` that remembers the last view for a start without the server")
 	f.BoolVar(&a.dryRun, "dry-run", false, "print the ruleset for this moment and change nothing")
 	f.BoolVar(&a.printStatic, "print-static", false, "print the part of the ruleset that closes all taps, for loading at boot")
 	return cmd
+}
+
+func asRoot() error {
+	if os.Geteuid() != 0 {
+		return sixacre.Errorf(sixacre.Denied, "the agent needs root: it asks the kernel what its filter can do, and changes it")
+	}
+	return nil
 }
 
 func (a agentFlags) patterns() ([]firewall.Pattern, error) {
@@ -134,20 +142,20 @@ func (a agentFlags) patterns() ([]firewall.Pattern, error) {
 	return out, nil
 }
 
-// again watches anew whenever watching ends, and has the agent look at what it
-// may have missed.
-func again(ctx context.Context, agent *hypervisor.Agent, watch func(context.Context, func()) error) error {
+// again watches anew whenever watching ends, and says changed for what may have
+// been missed.
+func again(ctx context.Context, log *slog.Logger, watch func(context.Context, func()) error, changed func()) error {
 	for {
-		err := watch(ctx, agent.Wake)
+		err := watch(ctx, changed)
 		if ctx.Err() != nil {
 			return nil
 		}
-		agent.Log.Warn("watching anew", "reason", err)
+		log.Warn("watching anew", "reason", err)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(time.Second):
-			agent.Wake()
+			changed()
 		}
 	}
 }

@@ -7,20 +7,11 @@ import (
 	"github.com/sixacre/sixacre"
 )
 
-// Flow is a connection by its first packet.
-type Flow struct {
-	Zone                        uint16 // conntrack zone
-	Protocol                    sixacre.Protocol
-	Source, Destination         netip.Addr
-	SourcePort, DestinationPort uint16 // of protocols that have ports, else 0
-	ICMPType, ICMPCode          uint8  // of ICMPv6
-}
-
 // Cut returns which established flows end when the ruleset comes after before:
 // those that rs no longer allows, and that a rule had allowed which says so. Of
 // flows that an instance opened while no rule held it, the rules that now do may
 // say so too. It returns nil where there are none.
-func (rs Ruleset) Cut(before Ruleset) func(Flow) bool {
+func (rs Ruleset) Cut(before Ruleset) func(sixacre.Flow) bool {
 	var changed []judged
 	for _, was := range before.nics {
 		i := slices.IndexFunc(rs.nics, func(n *nic) bool { return n.device == was.device && n.mac == was.mac })
@@ -37,7 +28,7 @@ func (rs Ruleset) Cut(before Ruleset) func(Flow) bool {
 	if len(changed) == 0 {
 		return nil
 	}
-	return func(f Flow) bool {
+	return func(f sixacre.Flow) bool {
 		return slices.ContainsFunc(changed, func(j judged) bool { return j.ends(f) })
 	}
 }
@@ -49,7 +40,7 @@ type judged struct {
 	before, after allowed
 }
 
-func (j judged) ends(f Flow) bool {
+func (j judged) ends(f sixacre.Flow) bool {
 	guest, other := f.Destination, f.Source
 	if j.direction == sixacre.Out {
 		guest, other = f.Source, f.Destination
@@ -113,7 +104,7 @@ func (a allowed) cuts() bool {
 
 // allows reports whether the flow from or to that other end is allowed, and
 // whether a rule that does so ends it when it no longer does.
-func (a allowed) allows(f Flow, other netip.Addr) (ok, cut bool) {
+func (a allowed) allows(f sixacre.Flow, other netip.Addr) (ok, cut bool) {
 	const echoRequest = 128
 	ok = a.open || a.echo && f.Protocol == sixacre.ICMPv6 && f.ICMPType == echoRequest
 	for _, g := range a.groups {
@@ -126,7 +117,7 @@ func (a allowed) allows(f Flow, other netip.Addr) (ok, cut bool) {
 	return ok, cut
 }
 
-func (a allowed) matches(r sixacre.Rule, f Flow, other netip.Addr) bool {
+func (a allowed) matches(r sixacre.Rule, f sixacre.Flow, other netip.Addr) bool {
 	port := func(p sixacre.PortRange) bool { return p.First <= f.DestinationPort && f.DestinationPort <= p.Last }
 	switch {
 	case r.Protocol != sixacre.AnyProtocol && r.Protocol != f.Protocol:

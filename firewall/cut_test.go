@@ -27,8 +27,8 @@ func TestCut(t *testing.T) {
 		return firewall.Compile(h)
 	}
 	const own, prefix, other, else1 = "2001:db8:100:1:400:ff:fe00:1", "2001:db8:4000:10::5", "2001:db8:100:1:400:ff:fe00:2", "2001:db8:ffff::1"
-	flow := func(p sixacre.Protocol, from, to string, dport uint16) firewall.Flow {
-		return firewall.Flow{Protocol: p, Source: netip.MustParseAddr(from), Destination: netip.MustParseAddr(to), SourcePort: 5000, DestinationPort: dport}
+	flow := func(p sixacre.Protocol, from, to string, dport uint16) sixacre.Flow {
+		return sixacre.Flow{Protocol: p, Source: netip.MustParseAddr(from), Destination: netip.MustParseAddr(to), SourcePort: 5000, DestinationPort: dport}
 	}
 	app := func(addresses ...string) sixacre.Members {
 		m := sixacre.Members{Group: "app"}
@@ -43,7 +43,7 @@ func TestCut(t *testing.T) {
 	for _, c := range []struct {
 		name          string
 		before, after firewall.Ruleset
-		flow          firewall.Flow
+		flow          sixacre.Flow
 		want          bool
 	}{
 		{"a rule that says so is gone", host(web(ssh, http), names), host(web(http), names), flow(6, else1, own, 22), true},

@@ -1,0 +1,180 @@
+package hypervisor
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/firewall"
+)
+
+// keeper does what a change leaves to do once it is in force, so that the next
+// change need not wait: writing down, and forgetting.
+type keeper struct {
+	mu   sync.Mutex
+	todo chores
+}
+
+// chores are what changes left to do.
+type chores struct {
+	view   *sixacre.View
+	status *Status
+	gone   []firewall.Port           // of whom the kernel need remember nothing
+	cuts   []func(sixacre.Flow) bool // flows that end
+}
+
+func (k *keeper) add(c chores) {
+	k.mu.Lock()
+	k.todo.view, k.todo.status = c.view, c.status
+	k.todo.gone = append(k.todo.gone, c.gone...)
+	k.todo.cuts = append(k.todo.cuts, c.cuts...)
+	k.mu.Unlock()
+}
+
+func (k *keeper) take() chores {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := k.todo
+	k.todo = chores{}
+	return c
+}
+
+// keep does the chores until the context ends, and then those that are left.
+func (a *Agent) keep(ctx context.Context) {
+	var saved *sixacre.View
+	for ended := false; !ended; {
+		select {
+		case <-ctx.Done():
+			ended = true
+		case <-a.chored():
+		}
+		c := a.keeper.take()
+		if c.view != nil && c.view != saved && a.State != "" {
+			if err := write(a.State, viewFile, c.view); err != nil {
+				a.Log.Warn("the view is not saved: a restart without the server would not know it", "reason", err)
+			} else {
+				saved = c.view
+			}
+		}
+		if c.status != nil && a.State != "" {
+			if err := write(a.State, statusFile, c.status); err != nil {
+				a.Log.Warn("the status is not saved: 'sixacre agent status' shows an older one", "reason", err)
+			}
+		}
+		a.forget(c)
+	}
+}
+
+// forget takes out of the kernel what is about guests that are gone, and about
+// connections that may be no more.
+func (a *Agent) forget(c chores) {
+	if a.Memory == nil {
+		return
+	}
+	if len(c.gone) > 0 {
+		if err := a.Memory.Forget(context.Background(), c.gone); err != nil {
+			a.Log.Warn("what was counted of guests that are gone is still there", "reason", err)
+		}
+	}
+	if len(c.cuts) == 0 {
+		return
+	}
+	ended, err := a.Memory.EndConnections(func(f sixacre.Flow) bool {
+		return slices.ContainsFunc(c.cuts, func(ends func(sixacre.Flow) bool) bool { return ends(f) })
+	})
+	if err != nil {
+		a.Log.Warn("connections that are no longer allowed may go on until they time out", "reason", err)
+	}
+	if ended > 0 {
+		a.Log.Info("ended connections", "number", ended)
+	}
+}
+
+// leftovers adds what the change to next leaves to do.
+func (a *Agent) leftovers(c chores, finds []find, next firewall.Ruleset) chores {
+	if cut := next.Cut(a.rules); cut != nil {
+		c.cuts = append(c.cuts, cut)
+	}
+	now := map[nicKey]find{}
+	held := map[netip.Prefix]bool{}
+	for _, f := range finds {
+		now[f.key()] = f
+		for _, p := range f.holds() {
+			held[p] = true
+		}
+	}
+	lost := map[netip.Prefix]bool{}
+	for key, was := range a.last {
+		is, stays := now[key]
+		if was.port.Device != "" && (!stays || is.port.Index != was.port.Index) {
+			c.gone = append(c.gone, firewall.Port{Device: was.port.Device, Index: was.port.Index, Bridge: was.port.Bridge, NIC: was.nic})
+		}
+		for _, p := range was.holds() {
+			if !held[p] {
+				lost[p] = true
+			}
+		}
+	}
+	a.last = now
+	if len(lost) > 0 {
+		c.cuts = append(c.cuts, endsOf(lost))
+	}
+	return c
+}
+
+// holds returns what the NIC holds while it runs, addresses as prefixes. A tap
+// that is off its bridge for a moment does not end what it is used for.
+func (f find) holds() []netip.Prefix {
+	if f.nic.State == sixacre.Stopped {
+		return nil
+	}
+	out := slices.Clone(f.nic.Prefixes)
+	if f.nic.Address.IsValid() {
+		out = append(out, netip.PrefixFrom(f.nic.Address, 128))
+	}
+	return out
+}
+
+func (f find) key() nicKey { return nicKey{f.nic.Pod, f.nic.MAC} }
+
+// endsOf matches flows from and to addresses that nobody here holds any more.
+func endsOf(lost map[netip.Prefix]bool) func(sixacre.Flow) bool {
+	lengths := map[int]bool{}
+	for p := range lost {
+		lengths[p.Bits()] = true
+	}
+	return func(f sixacre.Flow) bool {
+		for bits := range lengths {
+			for _, end := range []netip.Addr{f.Source, f.Destination} {
+				if p, err := end.Prefix(bits); err == nil && lost[p] {
+					return true
+				}
+			}
+		}
+		return false
+	}
+}
+
+// Status is what the agent writes down of itself for 'sixacre agent status'.
+type Status struct {
+	PID         int         `json:"pid"`
+	Time        time.Time   `json:"time" doc:"When this was written"`
+	Connections string      `json:"connections" doc:"How connections are known: br_netfilter or nf_conntrack_bridge"`
+	Revision    int64       `json:"revision" doc:"Store revision of the view in force"`
+	Problem     string      `json:"problem,omitempty" doc:"Why the filter is not what it should be"`
+	NICs        []NICStatus `json:"nics"`
+	Closed      []string    `json:"closed" doc:"Taps that pass nothing"`
+}
+
+// NICStatus is a NIC of the view and its tap.
+type NICStatus struct {
+	Instance   string      `json:"instance"`
+	Pod        string      `json:"pod"`
+	MAC        sixacre.MAC `json:"mac"`
+	Device     string      `json:"device,omitempty"`
+	Bridge     string      `json:"bridge,omitempty"`
+	Programmed bool        `json:"programmed"`
+}
