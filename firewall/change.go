@@ -178,6 +178,14 @@ func (c *changes) elements(o Object, s Set, old, now []string) {
 
 // difference returns the elements that only old has, and those that only now has.
 func difference(old, now []string) (gone, fresh []string) {
+	// Of a large set mostly one element changes: what is before it and behind it
+	// stays in order.
+	for len(old) > 0 && len(now) > 0 && old[0] == now[0] {
+		old, now = old[1:], now[1:]
+	}
+	for len(old) > 0 && len(now) > 0 && old[len(old)-1] == now[len(now)-1] {
+		old, now = old[:len(old)-1], now[:len(now)-1]
+	}
 	had, has := make(map[string]bool, len(old)), make(map[string]bool, len(now))
 	for _, e := range old {
 		had[e] = true

@@ -217,7 +217,7 @@ func (l layout) notes(typeof bool) notes {
 	switch f := l.fields[0]; {
 	case several:
 		order = mixed
-	case strings.HasSuffix(f.kind, "ifname"):
+	case strings.HasPrefix(f.kind, "if") || f.kind == "mark":
 		order = host
 	}
 	var n notes

@@ -31,11 +31,11 @@ func hosts() *rapid.Generator[firewall.Host] {
 			pod.Echo = sixacre.EchoRules
 		}
 		h := firewall.Host{
-			Taps: []firewall.Pattern{"tap*"}, Bridges: []firewall.Bridge{{Name: "br0", Zone: 7}},
+			Taps: []firewall.Pattern{"tap*"}, Bridges: []firewall.Bridge{{Name: "br0", Index: 3, Zone: 7}},
 			Pods: []sixacre.Pod{pod},
 		}
 		if rapid.Bool().Draw(t, "uplink") {
-			h.Uplinks = []firewall.Uplink{{Device: "eth0", Bridge: "br0"}}
+			h.Uplinks = []firewall.Uplink{{Device: "eth0", Index: 2, Bridge: "br0"}}
 		}
 		for n := range byte(4) {
 			if !rapid.Bool().Draw(t, "guest") {
@@ -48,7 +48,7 @@ func hosts() *rapid.Generator[firewall.Host] {
 			for _, p := range rapid.SliceOfNDistinct(rapid.SampledFrom(prefixes), 0, 3, rapid.ID).Draw(t, "prefixes") {
 				nic.Prefixes = append(nic.Prefixes, netip.MustParsePrefix(p))
 			}
-			h.Ports = append(h.Ports, firewall.Port{Device: fmt.Sprintf("tap%d", n), Bridge: "br0", NIC: addr.Complete(pod, nic)})
+			h.Ports = append(h.Ports, firewall.Port{Device: fmt.Sprintf("tap%d", n), Index: 11 + int(n), Bridge: "br0", NIC: addr.Complete(pod, nic)})
 		}
 		for _, name := range names {
 			if rapid.Bool().Draw(t, "group") {

@@ -37,6 +37,7 @@ var kinds = map[string]struct {
 	number uint32
 }{
 	"ifname": {unix.IFNAMSIZ, 41}, "iifname": {unix.IFNAMSIZ, 41}, "oifname": {unix.IFNAMSIZ, 41},
+	"iface_index": {4, 20}, "iif": {4, 20},
 	"ether_addr": {6, 9}, "ipv6_addr": {16, 8}, "ip6 daddr": {16, 8},
 	"inet_proto": {1, 12}, "inet_service": {2, 13}, "mark": {4, 19},
 	"@th": {0, 4},
@@ -214,6 +215,12 @@ func (f field) encode(text string, interval bool) (first, last []byte, ok bool) 
 			return nil, nil, false
 		}
 		first = append(make([]byte, 0, f.size), name...)[:f.size]
+	case "iface_index", "iif", "mark":
+		n, err := strconv.ParseUint(text, 0, 32)
+		if err != nil {
+			return nil, nil, false
+		}
+		first = binary.NativeEndian.AppendUint32(nil, uint32(n))
 	case "ether_addr":
 		mac, err := sixacre.ParseMAC(text)
 		if err != nil {

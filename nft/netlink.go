@@ -109,13 +109,20 @@ func message(kind int, flags netlink.HeaderFlags, family byte, a attributes) net
 	}
 }
 
-// dial opens a connection to the firewall of the network namespace.
+// buffer is room for the largest batch.
+const buffer = 16 << 20
+
+// dial opens a connection to the firewall of the network namespace. Closing one
+// may take some milliseconds: the kernel first takes apart all that was deleted.
 func dial() (*netlink.Conn, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return nil, fmt.Errorf("talking to the kernel's firewall: %w", err)
+	if err == nil {
+		if err = conn.SetWriteBuffer(buffer); err == nil {
+			return conn, nil
+		}
+		conn.Close()
 	}
-	return conn, nil
+	return nil, fmt.Errorf("talking to the kernel's firewall: %w", err)
 }
 
 // dump asks for all objects of a kind, and gives each one's attributes.
@@ -170,26 +177,10 @@ func (b *batch) add(kind int, flags netlink.HeaderFlags, family byte, a attribut
 	*b = append(*b, message(kind, flags, family, a))
 }
 
-// buffer is room for the largest batch.
-const buffer = 16 << 20
-
 // send has the kernel do the whole batch, or nothing of it and ERESTART where
-// the generation is not that one any more.
-func (b batch) send(generation uint32) error {
-	conn, err := dial()
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	size := 0
-	for _, m := range b {
-		size += len(m.Data) + unix.SizeofNlMsghdr
-	}
-	if size > 64<<10 {
-		if err := conn.SetWriteBuffer(buffer); err != nil {
-			return err
-		}
-	}
+// the generation is not that one any more. After an error the connection is of no
+// more use: more may come.
+func (b batch) send(conn *netlink.Conn, generation uint32) error {
 	const subsystem = unix.NFNL_SUBSYS_NFTABLES // big-endian in the header's last field
 	edge := func(kind int, a attributes) netlink.Message {
 		return netlink.Message{
@@ -207,6 +198,6 @@ func (b batch) send(generation uint32) error {
 	}
 	// The kernel answers when all is done: with the first message that failed, if
 	// one did, else with the word that the last one did not.
-	_, err = conn.Receive()
+	_, err := conn.Receive()
 	return err
 }

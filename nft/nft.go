@@ -27,6 +27,7 @@ import (
 // whatever our tables hold, in place.
 type Kernel struct {
 	mu      sync.Mutex
+	conn    *netlink.Conn     // nil until it is needed, and after an error
 	applied *firewall.Ruleset // nil when the kernel may hold anything
 	// After each change: the generation of the kernel's rules, and what our
 	// tables were made of then.
@@ -89,42 +90,66 @@ func (k *Kernel) change(ctx context.Context, rs firewall.Ruleset, change firewal
 		return err
 	}
 	k.applied = &rs
-	conn, err := dial()
-	if err != nil {
-		k.applied = nil
+	if err := k.contents.update(k.conn, change); err != nil {
+		k.forget() // somebody deleted it since
 		return err
 	}
-	defer conn.Close()
-	if err := k.contents.update(conn, change); err != nil {
-		k.applied = nil // somebody deleted it since
-		return err
+	return k.still()
+}
+
+// connect returns the connection to the kernel, which lasts.
+func (k *Kernel) connect() (*netlink.Conn, error) {
+	if k.conn == nil {
+		var err error
+		if k.conn, err = dial(); err != nil {
+			return nil, err
+		}
 	}
-	return k.still(conn)
+	return k.conn, nil
+}
+
+// forget gives up what is known of the kernel, and a connection on which more may
+// come.
+func (k *Kernel) forget() {
+	k.applied = nil
+	if k.conn != nil {
+		k.conn.Close()
+		k.conn = nil
+	}
 }
 
 var errDrift = errors.New("the firewall is not what was applied last")
 
 // transact commits the batch on top of what was applied, and on nothing else.
 func (k *Kernel) transact(b batch) error {
-	err := b.send(k.generation)
-	if errors.Is(err, unix.ERESTART) { // somebody was quicker; at our tables?
+	for again := false; ; again = true {
+		conn, err := k.connect()
+		if err != nil {
+			return err
+		}
+		if err = b.send(conn, k.generation); err == nil {
+			k.generation++
+			return nil
+		}
+		applied := k.applied
+		k.forget()
+		if again || !errors.Is(err, unix.ERESTART) {
+			return err
+		}
+		// Somebody was quicker; at our tables?
+		k.applied = applied
 		if ok, err := k.intact(); err != nil || !ok {
 			return errors.Join(err, errDrift)
 		}
-		err = b.send(k.generation)
 	}
-	if err == nil {
-		k.generation++
-	}
-	return err
 }
 
 // still forgets what was applied if the generation has moved: what was read may
 // be another's then, and the next Intact says so.
-func (k *Kernel) still(conn *netlink.Conn) error {
-	now, err := generation(conn)
+func (k *Kernel) still() error {
+	now, err := generation(k.conn)
 	if err != nil || now != k.generation {
-		k.applied = nil
+		k.forget()
 	}
 	return err
 }
@@ -133,19 +158,21 @@ func (k *Kernel) still(conn *netlink.Conn) error {
 // then holds. If anybody else committed at the same time, it may not be ours:
 // then nothing is known, and the next Intact says so.
 func (k *Kernel) commit(ctx context.Context, rs firewall.Ruleset, text string) error {
-	conn, err := dial()
+	if k.applied != nil { // the text is for what was applied
+		if ok, err := k.intact(); err != nil || !ok {
+			return errors.Join(err, errDrift)
+		}
+	}
+	conn, err := k.connect()
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
 	before, err := generation(conn)
 	if err != nil {
 		return err
 	}
-	if k.applied != nil && before != k.generation { // the text is for what was applied
-		if ok, err := k.intact(); err != nil || !ok || before != k.generation {
-			return errors.Join(err, errDrift)
-		}
+	if k.applied != nil && before != k.generation {
+		return errDrift
 	}
 	k.applied = nil
 	if err := run(ctx, text, "-f", "-"); err != nil {
@@ -153,12 +180,13 @@ func (k *Kernel) commit(ctx context.Context, rs firewall.Ruleset, text string) e
 	}
 	k.generation = before + 1
 	if k.contents, err = read(conn); err != nil {
+		k.forget()
 		return err
 	}
 	if k.contents.of(rs) {
 		k.applied = &rs
 	}
-	return k.still(conn)
+	return k.still()
 }
 
 // Intact reports whether our tables are as the last Apply left them. Asking
@@ -173,13 +201,13 @@ func (k *Kernel) intact() (bool, error) {
 	if k.applied == nil {
 		return false, nil
 	}
-	conn, err := dial()
+	conn, err := k.connect()
 	if err != nil {
 		return false, err
 	}
-	defer conn.Close()
 	now, err := generation(conn)
 	if err != nil {
+		k.forget()
 		return false, err
 	}
 	for range 3 { // others may go on while we read
@@ -189,17 +217,18 @@ func (k *Kernel) intact() (bool, error) {
 		same := k.same(conn)
 		after, err := generation(conn)
 		if err != nil {
+			k.forget()
 			return false, err
 		}
-		if after == now && !same {
-			break
-		}
 		if after == now {
+			if !same {
+				break
+			}
 			k.generation = now // another's table changed
 		}
 		now = after
 	}
-	k.applied = nil
+	k.forget()
 	return false, nil
 }
 

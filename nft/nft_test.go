@@ -18,7 +18,7 @@ import (
 
 // inNamespace gives the test a network namespace of its own. It lasts as long
 // as the thread, which ends with the test's goroutine.
-func inNamespace(t *testing.T) {
+func inNamespace(t testing.TB) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: the kernel's firewall in a network namespace")
 	}
@@ -29,7 +29,7 @@ func inNamespace(t *testing.T) {
 	must(t, unix.Unshare(unix.CLONE_NEWNET))
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -53,9 +53,9 @@ func intact(t *testing.T, k *Kernel, want bool) {
 // guests is a host with that many guests.
 func guests(n byte) firewall.Ruleset {
 	pod := sixacre.Pod{LinkPrefix: netip.MustParsePrefix("2001:db8:100:1::/64"), Addressing: sixacre.SLAAC}
-	h := firewall.Host{Taps: []firewall.Pattern{"tap*"}, Bridges: []firewall.Bridge{{Name: "br0", Zone: 1}}}
+	h := firewall.Host{Taps: []firewall.Pattern{"tap*"}, Bridges: []firewall.Bridge{{Name: "br0", Index: 3, Zone: 1}}}
 	for i := range n {
-		h.Ports = append(h.Ports, firewall.Port{Device: "tap" + string('a'+rune(i)), Bridge: "br0",
+		h.Ports = append(h.Ports, firewall.Port{Device: "tap" + string('a'+rune(i)), Index: 11 + int(i), Bridge: "br0",
 			NIC: addr.Complete(pod, sixacre.NIC{MAC: sixacre.MAC{6, 0, 0, 0, 0, i}, State: sixacre.Running})})
 	}
 	return firewall.Compile(h)

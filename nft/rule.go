@@ -55,6 +55,9 @@ func (r *rule) statement(text string) (rest string, ok bool) {
 		r.immediateVerdict(v)
 		return "", true
 	}
+	if after, found := strings.CutPrefix(text, "meta mark set jhash "); found {
+		return r.setMarkToHash(after)
+	}
 	if after, found := strings.CutPrefix(text, "meta mark set "); found {
 		number, rest, _ := strings.Cut(after, " ")
 		mark, err := strconv.ParseUint(number, 10, 32)
@@ -83,6 +86,9 @@ func (r *rule) statement(text string) (rest string, ok bool) {
 // icmp matches the ICMPv6 type, or type and code at once.
 func (r *rule) icmp(text string) (rest string, ok bool) {
 	number, rest, _ := strings.Cut(text, " ")
+	if number == "echo-request" {
+		number = "128"
+	}
 	kind, err := strconv.ParseUint(number, 10, 8)
 	value := []byte{byte(kind)}
 	if after, found := strings.CutPrefix(rest, "icmpv6 code "); found && err == nil {
@@ -110,33 +116,68 @@ func (r *rule) lookup(text string) (rest string, ok bool) {
 		field, more, still := strings.Cut(after, "@")
 		key, after, found = key+"@"+field, more, still
 	}
-	if !found || key == "" {
+	if !found {
 		return "", false
 	}
 	set, rest, _ := strings.Cut(after, " ")
 	key, isMap := strings.CutSuffix(key, "vmap ")
-	key = strings.TrimSuffix(key, " ")
-	register := uint32(firstRegister)
-	fields := strings.Split(key, " . ")
-	for _, f := range fields { // what they depend on comes before them all
-		if name := strings.TrimPrefix(f, "("); strings.HasPrefix(name, "ip6 ") && !r.ip6 {
-			r.ip6 = true
-			r.loadMeta(unix.NFT_META_PROTOCOL, firstRegister)
-			r.compare(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6))
-		}
-	}
-	for _, f := range fields {
-		size, ok := r.load(f, register)
-		if !ok {
-			return "", false
-		}
-		register += uint32(size+3) / 4
-	}
-	if isMap && rest != "" {
+	key, not := strings.CutSuffix(key, "!= ")
+	if _, loaded := r.loadAll(strings.TrimSuffix(key, " "), firstRegister); !loaded || isMap && (rest != "" || not) {
 		return "", false
 	}
-	r.search(set, isMap)
+	r.search(set, isMap, not)
 	return rest, true
+}
+
+// loadAll puts the fields of a key into registers, one behind the other, and
+// returns how many octets they take there.
+func (r *rule) loadAll(key string, register uint32) (octets int, ok bool) {
+	if !r.ip6 && strings.Contains(key, "ip6 ") { // what they depend on comes before them all
+		r.ip6 = true
+		r.loadMeta(unix.NFT_META_PROTOCOL, firstRegister)
+		r.compare(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6))
+	}
+	for field := range strings.SplitSeq(key, " . ") {
+		size, ok := r.load(field, register+uint32(octets/4))
+		if !ok {
+			return 0, false
+		}
+		octets += (size + 3) &^ 3
+	}
+	return octets, true
+}
+
+// setMarkToHash sets the mark to a number that follows from the fields.
+func (r *rule) setMarkToHash(text string) (rest string, ok bool) {
+	fields, after, _ := strings.Cut(text, " mod ")
+	words := strings.Fields(after)
+	if len(words) != 5 || words[1] != "seed" || words[3] != "offset" {
+		return "", false
+	}
+	var numbers [3]uint32
+	for i := range numbers {
+		n, err := strconv.ParseUint(words[2*i], 0, 32)
+		if err != nil {
+			return "", false
+		}
+		numbers[i] = uint32(n)
+	}
+	const fieldsAt = firstRegister + 4
+	octets, loaded := r.loadAll(fields, fieldsAt)
+	if !loaded {
+		return "", false
+	}
+	r.expression("hash", func(a *attributes) {
+		a.number(unix.NFTA_HASH_SREG, fieldsAt)
+		a.number(unix.NFTA_HASH_DREG, firstRegister)
+		a.number(unix.NFTA_HASH_LEN, uint32(octets))
+		a.number(unix.NFTA_HASH_MODULUS, numbers[0])
+		a.number(unix.NFTA_HASH_SEED, numbers[1])
+		a.number(unix.NFTA_HASH_OFFSET, numbers[2])
+		a.number(unix.NFTA_HASH_TYPE, unix.NFT_HASH_JENKINS)
+	})
+	r.storeMark()
+	return "", true
 }
 
 // load puts a field of the packet into the register and those behind it.
@@ -151,6 +192,9 @@ func (r *rule) load(field string, register uint32) (size int, ok bool) {
 		}
 	}
 	switch {
+	case field == "iif":
+		size = 4
+		r.loadMeta(unix.NFT_META_IIF, register)
 	case field == "iifname":
 		size = unix.IFNAMSIZ
 		r.loadMeta(unix.NFT_META_IIFNAME, register)
@@ -253,12 +297,15 @@ func (r *rule) and(register uint32, mask []byte) {
 	})
 }
 
-func (r *rule) search(set string, isMap bool) {
+func (r *rule) search(set string, isMap, not bool) {
 	r.expression("lookup", func(a *attributes) {
 		a.text(unix.NFTA_LOOKUP_SET, set)
 		a.number(unix.NFTA_LOOKUP_SREG, firstRegister)
 		if isMap {
 			a.number(unix.NFTA_LOOKUP_DREG, unix.NFT_REG_VERDICT)
+		}
+		if not {
+			a.number(unix.NFTA_LOOKUP_FLAGS, unix.NFT_LOOKUP_F_INV)
 		}
 	})
 }
@@ -268,6 +315,10 @@ func (r *rule) setMark(mark uint32) {
 		a.number(unix.NFTA_IMMEDIATE_DREG, firstRegister)
 		a.value(unix.NFTA_IMMEDIATE_DATA, binary.NativeEndian.AppendUint32(nil, mark))
 	})
+	r.storeMark()
+}
+
+func (r *rule) storeMark() {
 	r.expression("meta", func(a *attributes) {
 		a.number(unix.NFTA_META_KEY, unix.NFT_META_MARK)
 		a.number(unix.NFTA_META_SREG, firstRegister)
