@@ -225,7 +225,7 @@ func forgetConnections(t testing.TB) {
 func (l *laboratory) policy(c chance) firewall.Host {
 	h := firewall.Host{
 		Mode: l.mode, Taps: []firewall.Pattern{"tap*"}, Limits: manyOf,
-		Bridges: []firewall.Bridge{{Name: "br0", Zone: 1}}, Uplinks: []firewall.Uplink{{Device: "eth0", Bridge: "br0"}},
+		Bridges: []firewall.Bridge{{Name: "br0", Index: index(l, "br0"), Zone: 1}}, Uplinks: []firewall.Uplink{{Device: "eth0", Index: index(l, "eth0"), Bridge: "br0"}},
 	}
 	p := pod
 	p.AntiSpoof = pick(c, sixacre.AntiSpoofAddress, sixacre.AntiSpoofAddress, sixacre.AntiSpoofLinkPrefix)
@@ -254,7 +254,7 @@ func (l *laboratory) policy(c chance) firewall.Host {
 				nic.Groups = append(nic.Groups, g)
 			}
 		}
-		h.Ports = append(h.Ports, firewall.Port{Device: fmt.Sprintf("tap%d", n), Bridge: "br0", NIC: nic})
+		h.Ports = append(h.Ports, firewall.Port{Device: fmt.Sprintf("tap%d", n), Index: index(l, fmt.Sprintf("tap%d", n)), Bridge: "br0", NIC: nic})
 	}
 	for _, name := range names {
 		g := sixacre.Group{Name: name}

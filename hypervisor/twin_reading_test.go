@@ -27,11 +27,11 @@ type reading struct {
 	ethertype      int
 	malformed      string // why no receiver takes it; "" if one does
 
-	src, dst    netip.Addr
-	hops        byte
-	extended    bool // there are extension headers
-	routed      bool // there is a routing header
-	routingZero bool // there is one of type 0
+	src, dst     netip.Addr
+	hops         byte
+	extended     bool // there are extension headers
+	routed       bool // there is a routing header
+	sourceRouted bool // the first one is of type 0 or comes right before another
 
 	// What follows the extension headers. An Authentication Header counts as
 	// what follows: only who shares a key with the sender takes what is behind
@@ -39,6 +39,7 @@ type reading struct {
 	protocol, behind     int
 	upper, behindsOctets []byte // from the upper-layer header on; nil in the middle of a packet
 
+	nested         bool // it is a fragment in the middle of another packet, itself in a fragment
 	fragmented     bool
 	fragmentHeader int // where in the frame the first one is
 	before         int // where the number of that is
@@ -75,7 +76,8 @@ func read(f []byte) reading {
 var extensions = []byte{hopByHop, routing, fragment, destOpts, authentication}
 
 // walk goes along the extension headers to what follows them, and reports
-// whether the headers are all there.
+// whether they are all there. The last may say that it is longer than the packet:
+// that is for its receiver to see.
 func (p *reading) walk() bool {
 	f := p.frame
 	at, next, nextAt := 54, f[20], 20
@@ -83,7 +85,7 @@ func (p *reading) walk() bool {
 	middle, cut := false, false
 	for slices.Contains(extensions, next) && !middle {
 		p.extended = true
-		if cut = len(f) < at+8; cut {
+		if cut = len(f) < at+2 || next == fragment && (len(f) < at+4 || !p.fragmented && len(f) < at+8); cut {
 			break
 		}
 		octets := (int(f[at+1]) + 1) * 8
@@ -94,12 +96,13 @@ func (p *reading) walk() bool {
 				opaque = at
 			}
 		case routing:
-			p.routingZero = p.routingZero || f[at+2] == 0 && (allRoutingHeaders || !p.routed)
+			p.sourceRouted = p.sourceRouted || !p.routed && (f[at] == routing || len(f) > at+2 && f[at+2] == 0)
 			p.routed = true
 		case fragment:
 			octets = 8
 			offset := int(port(f[at+2:]) &^ 7)
 			middle = offset > 0
+			p.nested = p.fragmented && middle
 			if !p.fragmented {
 				p.fragmented, p.fragmentHeader, p.before = true, at, nextAt
 				p.offset, p.more = offset, f[at+3]&1 != 0
@@ -109,11 +112,11 @@ func (p *reading) walk() bool {
 		next, nextAt, at = f[at], at, at+octets
 	}
 	p.behind = int(next)
-	switch cut = cut || at > len(f); {
+	switch {
 	case cut, middle && slices.Contains(extensions, next):
 		p.behind = unknown
 	case !middle:
-		p.behindsOctets = f[at:]
+		p.behindsOctets = f[min(at, len(f)):]
 	}
 	p.protocol, p.upper = p.behind, p.behindsOctets
 	if opaque >= 0 {
@@ -180,8 +183,16 @@ func (r *reassembler) add(p reading) []byte {
 	}
 	start, end := p.offset, p.offset+len(p.data())
 	i := slices.IndexFunc(*r, func(t *train) bool { return t.src == p.src && t.dst == p.dst && t.id == p.id })
-	if p.offset == 0 && len(p.behindsOctets) < map[int]int{tcp: 20, udp: 8, icmp6: 8}[p.behind] || end == start {
-		return nil // not the whole header chain, or nothing (RFC 8200 section 4.5, RFC 7112)
+	if least, known := map[int]int{tcp: 20, udp: 8, icmp6: 8, noNext: 0, unknown: 0}[p.behind]; p.offset == 0 {
+		if !known {
+			least = 1
+		}
+		if len(p.behindsOctets) < least {
+			return p.frame // without all headers (RFC 7112) Linux waits for no more (RFC 8200 section 4.5)
+		}
+	}
+	if end == start {
+		return nil
 	}
 	if i < 0 {
 		*r = append(*r, &train{src: p.src, dst: p.dst, id: p.id})

@@ -23,16 +23,6 @@ type twin struct {
 	waiting     reassembler
 }
 
-// What the filter does not do yet; the twin does as the filter does until then.
-const (
-	tailsOfHeaders     = false // fragments from the uplink that begin with the middle of extension headers
-	quotesLinkLocals   = false // errors about packets of a guest's link-local address
-	linkPrefixInward   = false // with antiSpoof link-prefix, what others hold is not for the guest
-	allRoutingHeaders  = false // routing header type 0 behind another, or before link-local ICMPv6
-	routerSolicitCodes = false // code 0 in RS
-	headsAreWhole      = false // first fragments without all headers, where the protocol has no ports
-)
-
 // guest is a programmed tap: the end of its veth pair, the NIC and its pod.
 type guest struct {
 	end string
@@ -77,7 +67,9 @@ func (w *twin) send(from string, f []byte) (whole []byte, why map[string]string)
 		if f = w.waiting.add(p); f == nil {
 			return nowhere("waits for other fragments, or overlaps them")
 		}
-		p = read(f)
+		if p = read(f); p.malformed != "" {
+			return nowhere(p.malformed)
+		}
 	}
 	state, c := w.track(p)
 	arrived := false
@@ -156,11 +148,6 @@ func (w *twin) holds(g *guest, a netip.Addr) bool {
 	return w.single(g, a) || inside(g.nic.Prefixes, a)
 }
 
-// reaches reports whether what is sent to the address may go to the guest.
-func (w *twin) reaches(g *guest, a netip.Addr) bool {
-	return w.holds(g, a) || !linkPrefixInward && g.pod.AntiSpoof == sixacre.AntiSpoofLinkPrefix && g.pod.LinkPrefix.Contains(a)
-}
-
 func inside(prefixes []netip.Prefix, a netip.Addr) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
@@ -193,8 +180,6 @@ func (w *twin) stateless(from string, p reading) string {
 		return "VLAN tag, 802.3 or another ethertype"
 	case p.malformed != "":
 		return p.malformed
-	case allRoutingHeaders && p.routingZero:
-		return "routing header type 0 (RFC 5095)"
 	case p.src.IsUnspecified():
 		return w.fromUnspecified(g, p)
 	case slices.Contains(g.nic.LinkLocals(), p.src):
@@ -212,7 +197,7 @@ func (w *twin) fromUplink(p reading) string {
 		return passed
 	case p.malformed != "":
 		return p.malformed
-	case p.protocol == unknown && (!tailsOfHeaders || p.offset == 0):
+	case p.protocol == unknown && p.offset == 0:
 		return "its header chain goes on in another fragment"
 	case p.protocol == icmp6 && p.fragmented && p.offset == 0 && !p.errorOrEcho():
 		return "fragmented ND"
@@ -256,6 +241,9 @@ func (w *twin) fromUnspecified(g *guest, p reading) string {
 
 // fromLinkLocal: ICMPv6 and the DHCPv6 client's messages.
 func (w *twin) fromLinkLocal(g *guest, p reading) string {
+	if p.sourceRouted {
+		return "routing header type 0 (RFC 5095), or two of them"
+	}
 	if p.protocol == icmp6 {
 		return w.fromGuestICMPv6(g, p)
 	}
@@ -269,12 +257,14 @@ func (w *twin) fromLinkLocal(g *guest, p reading) string {
 // fromGlobal: the guest's address, or one of its prefixes.
 func (w *twin) fromGlobal(g *guest, p reading) string {
 	switch {
-	case p.routingZero:
-		return "routing header type 0 (RFC 5095)"
+	case p.sourceRouted:
+		return "routing header type 0 (RFC 5095), or two of them"
 	case p.offset > 0:
 		return passed // of no use without a first fragment
 	case p.protocol == unknown:
 		return "its header chain goes on in another fragment"
+	case p.protocol == 255:
+		return "a protocol that IANA reserves"
 	case p.protocol == icmp6:
 		return w.fromGuestICMPv6(g, p)
 	case p.protocol != tcp && p.protocol != udp:
@@ -336,7 +326,7 @@ func (p reading) plainND(octets int) string {
 		return "ND behind extension headers"
 	case p.hops != 255:
 		return "ND with a hop limit below 255"
-	case len(p.upper) < octets || p.upper[1] != 0 && (routerSolicitCodes || p.upper[0] != 133):
+	case len(p.upper) < octets || p.upper[1] != 0:
 		return "malformed ND"
 	}
 	return passed
@@ -347,8 +337,8 @@ func (p reading) mld() string {
 	switch {
 	case p.upper[0] != 131 && p.upper[0] != 132 && p.upper[0] != 143:
 		return "an ICMPv6 type that is not a guest's to send"
-	case p.fragmented, p.hops != 1, !linkScope.Contains(p.dst):
-		return "MLD fragmented or to beyond the link"
+	case p.fragmented, p.routed, p.hops != 1, !linkScope.Contains(p.dst):
+		return "MLD fragmented, routed or to beyond the link"
 	}
 	return passed
 }
@@ -391,8 +381,8 @@ func (w *twin) mayLeave(g *guest, p reading, s state) string {
 		return passed
 	case p.protocol != icmp6 && (p.dst.IsLinkLocalUnicast() || linkScope.Contains(p.dst)):
 		return "link-local: neither ICMPv6 nor a DHCPv6 client"
-	case p.routingZero:
-		return "routing header type 0 (RFC 5095)"
+	case p.sourceRouted:
+		return "routing header type 0 (RFC 5095), or two of them"
 	case s == invalid:
 		return "belongs to no connection"
 	case w.allows(g, sixacre.Out, p, p.dst):
@@ -417,11 +407,11 @@ func (w *twin) mayEnter(g *guest, from string, p reading, s state, c *connection
 		case kind == 2:
 			return passed
 		case slices.Contains(otherErrors, kind):
-			if len(p.upper) < 32 || !w.reaches(g, p.quoted()) || !quotesLinkLocals && p.quoted().IsLinkLocalUnicast() {
+			if len(p.upper) < 32 || !w.holds(g, p.quoted()) {
 				return "an error about a packet that the guest cannot have sent"
 			}
 			return passed
-		case kind == 128 && g.pod.Echo != sixacre.EchoRules:
+		case kind == 128 && g.pod.Echo != sixacre.EchoRules && (p.src.IsLinkLocalUnicast() || p.dst.IsLinkLocalUnicast() || p.dst.IsMulticast()):
 			return passed
 		case kind == 130, kind == 134:
 			if p.hops != map[byte]byte{130: 1, 134: 255}[kind] || !p.src.IsLinkLocalUnicast() {
@@ -451,12 +441,14 @@ func (w *twin) mayEnter(g *guest, from string, p reading, s state, c *connection
 		return "link-local: neither ICMPv6 nor a DHCPv6 answer"
 	case p.dst.IsMulticast():
 		return "multicast that nobody asked for"
-	case p.routingZero:
-		return "routing header type 0 (RFC 5095)"
+	case p.sourceRouted:
+		return "routing header type 0 (RFC 5095), or two of them"
 	case stolen:
 		return "from the uplink, with an address that a guest here holds"
-	case !w.reaches(g, p.dst):
+	case !w.holds(g, p.dst):
 		return "to an address that the guest does not hold"
+	case p.protocol == icmp6 && len(p.upper) > 0 && p.upper[0] == 128 && g.pod.Echo != sixacre.EchoRules:
+		return passed
 	case w.allows(g, sixacre.In, p, p.src):
 		return passed
 	}

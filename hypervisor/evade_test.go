@@ -1,0 +1,489 @@
+package hypervisor_test
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/sixacre/sixacre"
+	"github.com/sixacre/sixacre/firewall"
+)
+
+// evasion is a packet that hides what it is, and its twin that hides the same
+// way something allowed. Of the forbidden nothing comes out anywhere; the
+// permitted arrives whole. Where no packet of that shape is allowed, permitted
+// is nil.
+type evasion struct {
+	name                 string
+	from, to             string
+	forbidden, permitted [][]byte
+}
+
+// evade sends all of them, and asks the twin as well.
+func evade(t *testing.T, cases []evasion) {
+	l := newLaboratory(t)
+	host := firewall.Host{
+		Mode: l.mode, Taps: []firewall.Pattern{"tap*"}, Limits: manyOf, Pods: []sixacre.Pod{pod},
+		Bridges: []firewall.Bridge{{Name: "br0", Index: index(t, "br0"), Zone: 1}}, Uplinks: []firewall.Uplink{{Device: "eth0", Index: index(t, "eth0"), Bridge: "br0"}},
+		Groups: []sixacre.Group{groupOf(t, "web", "in tcp ports=80", "in udp ports=1000")},
+	}
+	for n := byte(1); n <= 2; n++ {
+		host.Ports = append(host.Ports, firewall.Port{Device: fmt.Sprintf("tap%d", n), Index: index(t, fmt.Sprintf("tap%d", n)), Bridge: "br0", NIC: instance(n, "web").NICs[0]})
+	}
+	l.apply(host)
+	w := &twin{host: host}
+	for _, c := range cases {
+		for _, frame := range c.forbidden {
+			if _, why := w.send(c.from, frame); slices.Contains(reasons(why), passed) {
+				t.Errorf("%s: the twin lets %x pass", c.name, frame)
+			}
+			l.ends[c.from].send(frame)
+		}
+		for end, frames := range l.received(w) {
+			t.Errorf("%s: %s received %x", c.name, end, frames)
+		}
+		var want []byte
+		for _, frame := range c.permitted {
+			if whole, why := w.send(c.from, frame); whole != nil {
+				if want = whole; why[c.to] != passed {
+					t.Errorf("the permitted twin of %s: the policy's twin says %s", c.name, why[c.to])
+				}
+			}
+			l.ends[c.from].send(frame)
+		}
+		if frames := l.received(w)[c.to]; c.permitted != nil && (want == nil || string(wholeOf(frames)) != string(want)) {
+			t.Errorf("the permitted twin of %s: %s received %x, want %x", c.name, c.to, frames, want)
+		}
+	}
+}
+
+func reasons(why map[string]string) []string {
+	var out []string
+	for _, reason := range why {
+		out = append(out, reason)
+	}
+	return out
+}
+
+// wholeOf puts together what arrived.
+func wholeOf(frames [][]byte) []byte {
+	var r reassembler
+	for _, f := range frames {
+		if whole := r.add(read(f)); whole != nil {
+			return whole
+		}
+	}
+	return nil
+}
+
+// header is an extension header without the octet that says what follows it.
+type header struct {
+	kind byte
+	rest string
+}
+
+var (
+	routerAlert   = header{hopByHop, "00 05020000 0100"}
+	jumbo         = header{hopByHop, "00 c2040001 0000"}
+	padding       = header{destOpts, "00 0104 00000000"}
+	longPadding   = header{destOpts, "03 011c" + fmt.Sprintf("%056x", 0)}
+	segments      = header{routing, "02 04 00 00000000" + addressHex(outside)} // RFC 8754
+	sourceRoute   = header{routing, "02 00 01 00000000" + addressHex(outside)} // RFC 5095
+	authenticated = header{authentication, "04 0000 00001000 00000001 000000000000000000000000"}
+	atomic        = header{fragment, "00 0000 0000a70c"} // RFC 6946
+	middle        = header{fragment, "00 0008 0000a70d"}
+)
+
+// behind puts extension headers before the packet's payload.
+func (p packet) behind(headers ...header) packet {
+	next := p.next
+	p.ext = nil
+	for _, h := range slices.Backward(headers) {
+		rest, err := hex.DecodeString(removeSpaces(h.rest))
+		if err != nil {
+			panic(err)
+		}
+		p.ext = slices.Concat([]byte{next}, rest, p.ext)
+		next = h.kind
+	}
+	p.extNext = next
+	return p
+}
+
+// cut makes fragments of all that follows the fixed header, each as long as
+// told, a multiple of 8 octets; the last is the rest.
+func (p packet) cut(lengths ...int) [][]byte {
+	trains++
+	data, first := p.data()
+	var out [][]byte
+	at := 0
+	for _, n := range lengths {
+		out = append(out, p.piece(first, at, true, data[at:at+n]))
+		at += n
+	}
+	return append(out, p.piece(first, at, false, data[at:]))
+}
+
+// data returns what follows the fixed header, and what it begins with.
+func (p packet) data() ([]byte, byte) {
+	if len(p.ext) > 0 {
+		return p.frame()[54:], p.extNext
+	}
+	return p.frame()[54:], p.next
+}
+
+// piece is one fragment of the train that was begun last.
+func (p packet) piece(first byte, offset int, more bool, data []byte) []byte {
+	head := binary.BigEndian.AppendUint32([]byte{first, 0, byte(offset >> 8), byte(offset)}, trains)
+	if more {
+		head[3] |= 1
+	}
+	p.ext, p.extNext = append(head, data...), fragment
+	p.payload, p.next = nil, noNext
+	return p.frame()
+}
+
+// in puts the frame's packet behind other octets than its ethertype.
+func in(header string, frame []byte) []byte {
+	octets, err := hex.DecodeString(removeSpaces(header))
+	if err != nil {
+		panic(err)
+	}
+	return slices.Concat(frame[:12], octets, frame[14:])
+}
+
+func one(p packet) [][]byte { return [][]byte{p.frame()} }
+
+func fromGuest1(src, dst string, hops, next byte, payload []byte) packet {
+	return packet{srcMAC: mac1, src: src, dst: dst, hops: hops, next: next, payload: payload}
+}
+
+// advertisement is a Router Advertisement of guest1; echoes are what it may send
+// in the same guise.
+var (
+	advertisement = fromGuest1(ll1, "ff02::1", 255, icmp6, icmp(134, 0, "40000708 00000000 00000000 0304 40c0 00015180 00015180 00000000"+addressHex("2001:db8:bad::")))
+	linkEcho      = fromGuest1(ll1, router, 255, icmp6, icmp(128, 0, "0001000100000000000000000000000000000000000000000000000000000000"))
+	globalEcho    = fromGuest1(own1, outside, 64, icmp6, icmp(128, 0, "0001000200000000000000000000000000000000000000000000000000000000"))
+	question      = fromGuest1(own1, outside, 64, udp, udpTo(5000, 6000, make([]byte, 64)...))
+)
+
+// TestEvadeRAGuard: a Router Advertisement from a guest, however it is wrapped
+// (RFC 6105, RFC 7113, RFC 6980, RFC 7112).
+func TestEvadeRAGuard(t *testing.T) {
+	var cases []evasion
+	add := func(name string, forbidden, permitted [][]byte) {
+		cases = append(cases, evasion{name, "guest1", wire, forbidden, permitted})
+	}
+	add("plain", one(advertisement), one(linkEcho))
+	for _, c := range []struct {
+		name    string
+		headers []header
+	}{
+		{"hop-by-hop options", []header{routerAlert}},
+		{"destination options", []header{padding}},
+		{"many destination options", []header{padding, longPadding, padding, padding, padding, longPadding}},
+		{"a segment routing header", []header{segments}},
+		{"hop-by-hop and destination options and a routing header", []header{routerAlert, padding, segments, padding}},
+		{"hop-by-hop options in the wrong place", []header{padding, routerAlert}},
+	} {
+		add("behind "+c.name, one(advertisement.behind(c.headers...)), one(linkEcho.behind(c.headers...)))
+		// In fragments, the chain whole in the first one or not.
+		a := advertisement.behind(c.headers...)
+		n := len(a.ext)
+		add("in fragments behind "+c.name, a.cut(n+8), globalEcho.behind(c.headers...).cut(n+8))
+		add("in the second fragment, behind "+c.name, a.cut(n), nil)
+		add("behind "+c.name+" that the second fragment goes on with", a.cut(max(8, n-8)), nil)
+	}
+	add("behind routing header type 0", one(fromGuest1(own1, "ff02::1", 255, icmp6, advertisement.payload).behind(sourceRoute)), nil)
+	add("in two fragments", advertisement.cut(16), linkEcho.cut(16))
+	add("in tiny fragments", advertisement.cut(8, 8, 8), linkEcho.cut(8, 8, 8))
+	backward := func(frames [][]byte) [][]byte { slices.Reverse(frames); return frames }
+	add("in fragments, the last first", backward(advertisement.cut(8, 16)), backward(linkEcho.cut(8, 16)))
+	add("in an atomic fragment", one(advertisement.behind(atomic)), one(linkEcho.behind(atomic)))
+	add("in an atomic fragment behind destination options", one(advertisement.behind(padding, atomic)), one(linkEcho.behind(padding, atomic)))
+	add("in two atomic fragments at once", one(advertisement.behind(atomic, atomic)), nil)
+	add("in an atomic fragment, destination options, an atomic fragment", one(advertisement.behind(atomic, padding, atomic)), nil)
+	add("in a fragment that says it is the middle", one(advertisement.behind(middle)), nil)
+	add("in the middle of an atomic fragment", one(advertisement.behind(atomic, middle)), nil)
+	add("in the second of two fragments in an atomic one", advertisement.behind(atomic).cut(16), nil)
+
+	// An echo request that an overlapping fragment makes an advertisement.
+	trains++
+	echo, _ := linkEcho.data()
+	ra, _ := advertisement.data()
+	add("that overlaps an echo request", [][]byte{
+		linkEcho.piece(icmp6, 0, true, echo[:16]), linkEcho.piece(icmp6, 0, true, ra[:24]), linkEcho.piece(icmp6, 24, false, echo[24:]),
+	}, nil)
+	trains++
+	add("with a tail that overlaps an echo request", [][]byte{
+		linkEcho.piece(icmp6, 0, true, echo[:16]), linkEcho.piece(icmp6, 8, true, ra[8:24]), linkEcho.piece(icmp6, 24, false, echo[24:]),
+	}, nil)
+	twice := linkEcho.cut(16)
+	add("with fragments sent twice", append(advertisement.cut(16), advertisement.cut(16)...), [][]byte{twice[0], twice[0], twice[1]})
+	trains++
+	add("whose first fragment comes twice, of two protocols", [][]byte{
+		linkEcho.piece(icmp6, 0, true, echo[:16]), linkEcho.piece(destOpts, 0, true, ra[:16]),
+	}, nil)
+
+	for _, hops := range []byte{1, 64, 254, 255} {
+		p, q := advertisement, linkEcho
+		p.hops, q.hops = hops, hops
+		add(fmt.Sprintf("with hop limit %d", hops), one(p), one(q))
+	}
+	for _, kind := range []byte{4, 41, 50, 59, 135, 139, 140, 253} {
+		p, q := linkEcho.behind(header{kind, "00 0104 00000000"}), globalEcho.behind(header{kind, "00 0104 00000000"})
+		p.payload = advertisement.payload
+		if kind == noNext { // nothing that connection tracking could follow
+			q = globalEcho
+		}
+		add(fmt.Sprintf("behind header %d, which is no extension header", kind), one(p), one(q))
+	}
+	add("behind an Authentication Header", one(advertisement.behind(authenticated)), one(question.behind(authenticated)))
+	add("in a jumbogram", one(advertisement.behind(jumbo)), one(linkEcho.behind(routerAlert)))
+	long := advertisement.behind(jumbo).frame()
+	long[18], long[19] = 0, 0
+	add("in a jumbogram with payload length 0", [][]byte{long}, nil)
+
+	frame, allowed := advertisement.frame(), linkEcho.frame()
+	for _, h := range []string{
+		"8100 0000 86dd", "8100 e000 86dd", "8100 0005 86dd", "88a8 0005 86dd", "88a8 0000 8100 0000 86dd", "9100 0001 86dd", "8100 0001 8100 0002 86dd",
+		"0050 aaaa03 000000 86dd", "0050 fefe03", "8864 1100 0001 0052 0057", "8847 000010ff", "8848 000010ff", "86de", "0000", "05dd", "ffff",
+	} {
+		add("in a frame "+h, [][]byte{in(h, frame)}, [][]byte{allowed})
+	}
+	for _, version := range []byte{0x40, 0x50, 0x00, 0xf0} {
+		f := slices.Clone(frame)
+		f[14] = version
+		add(fmt.Sprintf("of IP version %d", version>>4), [][]byte{f}, nil)
+	}
+	add("shorter than it says", [][]byte{frame[:len(frame)-8]}, nil)
+	add("with octets behind it", [][]byte{append(slices.Clone(frame), 0, 0, 0, 0)}, [][]byte{append(slices.Clone(allowed), 0, 0, 0, 0)})
+	to := func(dst string, mac []byte) packet { p := advertisement; p.dst, p.dstMAC = dst, mac; return p }
+	add("to one host", one(to(router, macWire)), one(linkEcho))
+	add("to one host by all hosts' MAC", one(to(router, []byte{0x33, 0x33, 0, 0, 0, 1})), nil)
+	add("to all by one host's MAC", one(to("ff02::1", macWire)), nil)
+	for _, src := range []string{router, ll2, own1, prefix1, "::", "fe80::1"} {
+		p := advertisement
+		p.src = src
+		add("from "+src, one(p), nil)
+	}
+	evade(t, cases)
+}
+
+// TestEvadeND: Neighbor Advertisements and Solicitations for what is not the
+// guest's own (RFC 4861, RFC 6980).
+func TestEvadeND(t *testing.T) {
+	var cases []evasion
+	add := func(name string, forbidden, permitted [][]byte) {
+		cases = append(cases, evasion{name, "guest1", wire, forbidden, permitted})
+	}
+	nd := func(src, dst string, payload []byte) packet { return fromGuest1(src, dst, 255, icmp6, payload) }
+	flagged := func(flags byte, target string, mac []byte) []byte {
+		p := na(target, mac)
+		p[4] = flags << 5
+		return p
+	}
+	for flags := range byte(8) {
+		add(fmt.Sprintf("NA with flags %03b for another's address", flags), one(nd(own1, "ff02::1", flagged(flags, own2, mac1))), one(nd(own1, "ff02::1", flagged(flags, own1, mac1))))
+		add(fmt.Sprintf("NA with flags %03b for the router", flags), one(nd(ll1, router, flagged(flags, router, mac1))), one(nd(ll1, router, flagged(flags, ll1, mac1))))
+		add(fmt.Sprintf("NA with flags %03b and another's MAC", flags), one(nd(own1, "ff02::1", flagged(flags, own1, mac2))), nil)
+		add(fmt.Sprintf("NA with flags %03b without a MAC for another's address", flags), one(nd(own1, "ff02::1", flagged(flags, own2, nil))), one(nd(own1, "ff02::1", flagged(flags, own1, nil))))
+	}
+	claim, own := nd(own1, "ff02::1", na(own1, mac1)), nd(own1, "ff02::1", na(own1, mac1))
+	claim.payload = na(own2, mac1)
+	option := func(p packet, octets ...byte) packet {
+		p.payload = append(slices.Clone(p.payload), octets...)
+		return p
+	}
+	other := append([]byte{2, 1}, mac2...)
+	nonce := []byte{14, 1, 1, 2, 3, 4, 5, 6}
+	add("NA with a second MAC", one(option(own, other...)), one(own))
+	bare := nd(own1, "ff02::1", na(own1, nil))
+	add("NA with another's MAC behind an option", one(option(option(bare, nonce...), other...)), one(bare))
+	add("NA with an option of length 0", one(option(bare, 2, 0, 6, 0, 0, 0, 0, 2)), one(bare))
+	add("NA with an option longer than it is", one(option(bare, 2, 2, 6, 0, 0, 0, 0, 2)), one(bare))
+	add("NA with the MAC as if it were a NS", one(option(bare, append([]byte{1, 1}, mac1...)...)), one(own))
+	add("NA with code 1", one(nd(own1, "ff02::1", icmp(136, 1, "60000000"+addressHex(own1)))), one(bare))
+	for _, hops := range []byte{0, 1, 64, 254} {
+		p := own
+		p.hops = hops
+		if hops == 0 {
+			f := p.frame()
+			f[21] = 0
+			add("NA with hop limit 0", [][]byte{f}, one(own))
+			continue
+		}
+		add(fmt.Sprintf("NA with hop limit %d", hops), one(p), one(own))
+	}
+	for _, h := range [][]header{{padding}, {routerAlert}, {segments}, {atomic}, {padding, atomic}, {authenticated}} {
+		p := claim
+		if h[0].kind == authentication { // who holds no key takes none of it
+			p = nd(ll1, "ff02::1", claim.payload)
+		}
+		add(fmt.Sprintf("NA for another's address behind header %d", h[0].kind), one(p.behind(h...)), one(own))
+		if h[0].kind != authentication {
+			add(fmt.Sprintf("NA for its own address behind header %d", h[0].kind), one(own.behind(h...)), one(own))
+		}
+	}
+	add("NA in fragments", claim.cut(16), globalEcho.cut(16))
+	add("NA in fragments for its own address", own.cut(16), globalEcho.cut(16))
+	add("NA in tiny fragments", claim.cut(8, 8), globalEcho.cut(8, 8))
+	add("NA for an address of its prefix", one(nd(own1, "ff02::1", na(prefix1, mac1))), one(own))
+	add("NA with the first half of its address", one(nd(own1, "ff02::1", na("2001:db8:100:1::bad", mac1))), one(own))
+	add("NA that ends in its target", one(nd(own1, "ff02::1", na(own1, nil)[:20])), one(bare))
+	add("NS in fragments", nd(ll1, router, ns(router, mac1)).cut(16), one(nd(ll1, router, ns(router, mac1))))
+	add("NS in an atomic fragment", one(nd(ll1, router, ns(router, mac1)).behind(atomic)), one(nd(ll1, router, ns(router, mac1))))
+	add("NS with two MACs", one(option(nd(ll1, router, ns(router, mac1)), append([]byte{1, 1}, mac2...)...)), one(nd(ll1, router, ns(router, mac1))))
+	add("NS from another's address", one(nd(own2, router, ns(router, mac1))), one(nd(own1, router, ns(router, mac1))))
+	add("DAD for the router", one(nd("::", "ff02::1:ff00:fe", ns(router, nil))), one(nd("::", "ff02::1:ff00:1", ns(ll1, nil))))
+	add("DAD with a MAC", one(nd("::", "ff02::1:ff00:1", ns(ll1, mac1))), one(nd("::", "ff02::1:ff00:1", ns(ll1, nil))))
+	add("DAD to one host", one(nd("::", router, ns(ll1, nil))), one(nd("::", "ff02::1:ff00:1", ns(ll1, nil))))
+	add("DAD behind options", one(nd("::", "ff02::1:ff00:1", ns(ll1, nil)).behind(padding)), one(nd("::", "ff02::1:ff00:1", ns(ll1, nil))))
+	add("RS to one host", one(nd(ll1, router, icmp(133, 0, "00000000"))), one(nd(ll1, "ff02::2", icmp(133, 0, "00000000"))))
+	add("RS behind options", one(nd(ll1, "ff02::2", icmp(133, 0, "00000000")).behind(padding)), one(nd(ll1, "ff02::2", icmp(133, 0, "00000000"))))
+
+	redirect := icmp(137, 0, "00000000"+addressHex(ll1)+addressHex(outside))
+	add("redirect", one(nd(ll1, router, redirect)), one(linkEcho))
+	add("redirect behind options", one(nd(ll1, router, redirect).behind(padding)), one(linkEcho.behind(padding)))
+	add("redirect in fragments", nd(ll1, router, redirect).cut(8), linkEcho.cut(8))
+	add("redirect in an atomic fragment", one(nd(own1, outside, redirect).behind(atomic)), one(globalEcho.behind(atomic)))
+	evade(t, cases)
+}
+
+// TestEvadeTypes: of all ICMPv6 types in a form that is not ND's or MLD's, a
+// guest sends errors and echoes alone; and of all messages of DHCPv6 those of a
+// client (RFC 9915 section 7.3), the RFC 7610 shield.
+func TestEvadeTypes(t *testing.T) {
+	var cases []evasion
+	for kind := range 256 {
+		p := fromGuest1(ll1, router, 255, icmp6, icmp(byte(kind), 0, fmt.Sprintf("0000%012x", 0x99000+kind)))
+		c := evasion{name: fmt.Sprintf("ICMPv6 type %d", kind), from: "guest1", to: wire, forbidden: one(p)}
+		if slices.Contains([]int{1, 2, 3, 4, 128, 129}, kind) {
+			c.forbidden, c.permitted = nil, one(p)
+		}
+		cases = append(cases, c)
+		q := fromGuest1(ll1, "ff02::1:2", 1, udp, udpTo(546, 547, byte(kind), 1, 2, 3))
+		d := evasion{name: fmt.Sprintf("DHCPv6 type %d", kind), from: "guest1", to: wire, forbidden: one(q)}
+		if slices.Contains([]int{1, 3, 4, 5, 6, 8, 9, 11}, kind) {
+			d.forbidden, d.permitted = nil, one(q)
+		}
+		cases = append(cases, d)
+	}
+	evade(t, cases)
+}
+
+// TestEvadeDHCPv6Shield: a guest that plays server or relay (RFC 7610).
+func TestEvadeDHCPv6Shield(t *testing.T) {
+	var cases []evasion
+	add := func(name string, forbidden, permitted [][]byte) {
+		cases = append(cases, evasion{name, "guest1", wire, forbidden, permitted})
+	}
+	relayed := append([]byte{12, 0}, make([]byte, 70)...)
+	to := func(src, dst string, sport, dport uint16, data []byte) packet {
+		return fromGuest1(src, dst, 64, udp, udpTo(sport, dport, data...))
+	}
+	solicit := []byte{1, 1, 2, 3}
+	client := to(ll1, "ff02::1:2", 546, 547, solicit)
+	add("relay-forw as a client", one(to(ll1, "ff02::1:2", 546, 547, relayed)), one(client))
+	add("solicit from another port", one(to(ll1, "ff02::1:2", 5000, 547, solicit)), one(client))
+	add("solicit to all servers of the site", one(to(ll1, "ff05::1:3", 546, 547, solicit)), one(client))
+	add("solicit to one host of the link", one(to(ll1, router, 546, 547, solicit)), one(client))
+	add("solicit from a global address", one(to(own1, "ff02::1:2", 546, 547, solicit)), one(client))
+	add("solicit behind options", one(client.behind(padding)), one(client))
+	add("solicit in fragments", to(ll1, "ff02::1:2", 546, 547, append(solicit, make([]byte, 60)...)).cut(16), one(client))
+	add("solicit without a type", one(to(ll1, "ff02::1:2", 546, 547, nil)), one(client))
+	for _, src := range []string{own1, prefix1} {
+		for _, dport := range []uint16{547, 546} {
+			add(fmt.Sprintf("from %s to port %d", src, dport), one(to(src, outside, 5000, dport, relayed)), one(to(src, outside, 5000, 548, relayed)))
+			add(fmt.Sprintf("from %s to port %d behind options", src, dport), one(to(src, outside, 5000, dport, relayed).behind(padding)), one(to(src, outside, 5000, 548, relayed).behind(padding)))
+			add(fmt.Sprintf("from %s to port %d in fragments", src, dport), to(src, outside, 5000, dport, relayed).cut(24), to(src, outside, 5000, 548, relayed).cut(24))
+			add(fmt.Sprintf("from %s to port %d in tiny fragments", src, dport), to(src, outside, 5000, dport, relayed).cut(8), to(src, outside, 5000, 548, relayed).cut(8))
+			add(fmt.Sprintf("from %s to port %d in the second fragment", src, dport), to(src, outside, 5000, dport, relayed).behind(longPadding).cut(32), to(src, outside, 5000, 548, relayed).behind(longPadding).cut(40))
+			add(fmt.Sprintf("from %s to port %d in an atomic fragment", src, dport), one(to(src, outside, 5000, dport, relayed).behind(atomic)), one(to(src, outside, 5000, 548, relayed).behind(atomic)))
+			add(fmt.Sprintf("from %s to port %d behind a routing header", src, dport), one(to(src, outside, 5000, dport, relayed).behind(segments)), one(to(src, outside, 5000, 548, relayed).behind(segments)))
+		}
+		add("from "+src+" and port 547", one(to(src, outside, 547, 5000, relayed)), one(to(src, outside, 548, 5000, relayed)))
+		add("from "+src+" and port 547 in fragments", to(src, outside, 547, 5000, relayed).cut(8), to(src, outside, 548, 5000, relayed).cut(8))
+		add("from "+src+" to every relay of the site", one(to(src, "ff05::1:3", 5000, 547, relayed)), one(to(src, "ff05::1:3", 5000, 548, relayed)))
+	}
+	trains++
+	data, _ := to(own1, outside, 5000, 548, relayed).data()
+	forged, _ := to(own1, outside, 5000, 547, relayed).data()
+	p := to(own1, outside, 5000, 548, relayed)
+	add("to a port that an overlapping fragment makes 547", [][]byte{
+		p.piece(udp, 0, true, data[:16]), p.piece(udp, 0, true, forged[:24]), p.piece(udp, 24, false, data[24:]),
+	}, p.cut(24))
+	add("by tcp", one(fromGuest1(own1, outside, 64, tcp, tcpTo(5000, 547, syn, 1, 0))), one(fromGuest1(own1, outside, 64, tcp, tcpTo(5000, 548, syn, 1, 0))))
+	add("by tcp in tiny fragments", fromGuest1(own1, outside, 64, tcp, tcpTo(5001, 547, syn, 1, 0)).cut(8), fromGuest1(own1, outside, 64, tcp, append(tcpTo(5001, 548, syn, 1, 0), make([]byte, 20)...)).cut(24))
+	evade(t, cases)
+}
+
+// TestEvadeInbound: what would enter a guest unasked, or as ND from off the link.
+func TestEvadeInbound(t *testing.T) {
+	var cases []evasion
+	add := func(name string, forbidden, permitted [][]byte) {
+		cases = append(cases, evasion{name, wire, "guest1", forbidden, permitted})
+	}
+	ra := toGuest1(router, "ff02::1", 255, icmp6, advertisement.payload)
+	far := ra
+	far.hops = 254
+	add("RA from off the link", one(far), one(ra))
+	add("RA in fragments", ra.cut(16), one(ra))
+	add("RA in an atomic fragment", one(ra.behind(atomic)), one(ra))
+	add("RA in the second fragment", ra.behind(padding).cut(8), one(ra.behind(padding)))
+	add("RA from off the link behind options", one(far.behind(padding)), one(ra.behind(padding)))
+	for _, h := range []string{"8100 0000 86dd", "8100 e000 86dd", "88a8 0000 86dd", "0050 aaaa03 000000 86dd", "8864 1100 0001 0052 0057"} {
+		add("RA in a frame "+h, [][]byte{in(h, ra.frame())}, one(ra))
+	}
+	neighbour := toGuest1(router, ll1, 255, icmp6, ns(ll1, macWire))
+	add("NS in fragments", neighbour.cut(16), one(neighbour))
+	add("NS in an atomic fragment", one(neighbour.behind(atomic)), one(neighbour))
+	redirect := toGuest1(router, own1, 255, icmp6, icmp(137, 0, "00000000"+addressHex(router)+addressHex(outside)))
+	ping := toGuest1(outside, own1, 64, icmp6, icmp(128, 0, fmt.Sprintf("%064x", 7)))
+	add("redirect", one(redirect), one(ping))
+	add("redirect behind options", one(redirect.behind(padding)), one(ping.behind(padding)))
+	add("redirect in fragments", redirect.cut(8), ping.cut(8))
+	add("redirect in an atomic fragment", one(redirect.behind(atomic)), one(ping.behind(atomic)))
+	for _, kind := range []byte{131, 132, 133, 138, 139, 140, 141, 142, 143, 148, 149, 151, 152, 153, 200} {
+		p := toGuest1(router, own1, 255, icmp6, icmp(kind, 0, fmt.Sprintf("%040x", kind)))
+		add(fmt.Sprintf("ICMPv6 type %d", kind), one(p), nil)
+		add(fmt.Sprintf("ICMPv6 type %d behind options", kind), one(p.behind(padding)), nil)
+	}
+
+	// Port 80 is open, port 22 is not.
+	open := func(port uint16) packet {
+		return toGuest1(outside, own1, 64, tcp, append(tcpTo(uint16(20000+len(cases)), port, syn, 1, 0), make([]byte, 28)...))
+	}
+	add("tcp", one(open(22)), one(open(80)))
+	for _, h := range []struct {
+		name    string
+		headers []header
+	}{
+		{"options", []header{routerAlert, padding}}, {"a routing header", []header{segments}}, {"an atomic fragment header", []header{atomic}},
+		{"options and an atomic fragment header", []header{padding, atomic}},
+	} {
+		add("tcp behind "+h.name, one(open(22).behind(h.headers...)), one(open(80).behind(h.headers...)))
+	}
+	add("tcp behind a routing header of type 0", one(open(80).behind(sourceRoute)), one(open(80).behind(segments)))
+	add("tcp in fragments", open(22).cut(24), open(80).cut(24))
+	add("tcp in tiny fragments", append(open(22).cut(8, 8), open(80).cut(8, 8)...), nil)
+	add("tcp in the second fragment", open(22).behind(padding).cut(8), open(80).behind(padding).cut(40))
+	a, b := open(80), open(22)
+	b.payload[0], b.payload[1] = a.payload[0], a.payload[1]
+	allowed, _ := a.data()
+	closed, _ := b.data()
+	for name, order := range map[string][]int{"over it": {0, 1, 2}, "before it": {1, 0, 2}, "at last": {2, 0, 1}} {
+		trains++
+		pieces := [][]byte{a.piece(tcp, 0, true, allowed[:24]), a.piece(tcp, 0, true, closed[:32]), a.piece(tcp, 32, false, allowed[32:])}
+		add("tcp to a port that a fragment makes another, "+name, [][]byte{pieces[order[0]], pieces[order[1]], pieces[order[2]]}, nil)
+	}
+	twice := open(80).cut(24)
+	add("tcp in fragments sent twice", append(open(22).cut(24), open(22).cut(24)...), [][]byte{twice[0], twice[0], twice[1]})
+	add("no next header", one(toGuest1(outside, own1, 64, noNext, make([]byte, 8))), nil)
+	long := ping.behind(jumbo).frame()
+	long[18], long[19] = 0, 0
+	add("jumbogram", [][]byte{ping.behind(jumbo).frame(), long}, one(ping.behind(routerAlert)))
+	evade(t, cases)
+}
