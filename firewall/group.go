@@ -266,7 +266,11 @@ func (a allowances) render(name string, d sixacre.Direction) part {
 		if !made[sub] {
 			made[sub] = true
 			c := Chain{Name: sub}
-			if len(from.prefixes) > 0 {
+			if len(from.prefixes) <= fewPrefixes {
+				for _, p := range from.prefixes {
+					c.add("%s %s %s", address, p, verdict)
+				}
+			} else {
 				s := Set{Kind: "set", Name: sub, Spec: "type ipv6_addr; flags interval;"}
 				for _, p := range from.prefixes {
 					s.add("%s", p)
@@ -308,6 +312,10 @@ func (a allowances) render(name string, d sixacre.Direction) part {
 	out.chains = append(out.chains, main)
 	return out
 }
+
+// fewPrefixes are compared one by one: the kernel is slow to make sets, of which
+// groups would need thousands.
+const fewPrefixes = 8
 
 // ruleNumbers names a set of rules, such as 2_5; a long list by its hash.
 func ruleNumbers(ids []int) string {

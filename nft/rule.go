@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -80,7 +81,53 @@ func (r *rule) statement(text string) (rest string, ok bool) {
 	if after, found := strings.CutPrefix(text, "icmpv6 type "); found {
 		return r.icmp(after)
 	}
+	if after, found := strings.CutPrefix(text, "ip6 saddr "); found {
+		if rest, ok = r.prefix(after, sourceAt); ok {
+			return rest, true
+		}
+	}
+	if after, found := strings.CutPrefix(text, "ip6 daddr "); found {
+		if rest, ok = r.prefix(after, destinationAt); ok {
+			return rest, true
+		}
+	}
 	return r.lookup(text)
+}
+
+// Where the addresses are in the IPv6 header, in octets.
+const (
+	sourceAt      = 8
+	destinationAt = 24
+)
+
+// prefix matches an address of the header with a prefix: the octets of the prefix
+// alone where it ends with one, as nft does it.
+func (r *rule) prefix(text string, at int) (rest string, ok bool) {
+	word, rest, _ := strings.Cut(text, " ")
+	p, err := netip.ParsePrefix(word)
+	if err != nil || !p.Addr().Is6() || p.Bits() == 0 {
+		return "", false
+	}
+	r.establishIPv6()
+	value := p.Masked().Addr().AsSlice()
+	if p.Bits()%8 == 0 {
+		value = value[:p.Bits()/8]
+		r.loadPayload(unix.NFT_PAYLOAD_NETWORK_HEADER, at, len(value), firstRegister)
+	} else {
+		r.loadPayload(unix.NFT_PAYLOAD_NETWORK_HEADER, at, len(value), firstRegister)
+		r.and(firstRegister, net.CIDRMask(p.Bits(), 128))
+	}
+	r.compare(value)
+	return rest, true
+}
+
+// establishIPv6 matches IPv6, on which what follows depends.
+func (r *rule) establishIPv6() {
+	if !r.ip6 {
+		r.ip6 = true
+		r.loadMeta(unix.NFT_META_PROTOCOL, firstRegister)
+		r.compare(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6))
+	}
 }
 
 // icmp matches the ICMPv6 type, or type and code at once.
@@ -132,10 +179,8 @@ func (r *rule) lookup(text string) (rest string, ok bool) {
 // loadAll puts the fields of a key into registers, one behind the other, and
 // returns how many octets they take there.
 func (r *rule) loadAll(key string, register uint32) (octets int, ok bool) {
-	if !r.ip6 && strings.Contains(key, "ip6 ") { // what they depend on comes before them all
-		r.ip6 = true
-		r.loadMeta(unix.NFT_META_PROTOCOL, firstRegister)
-		r.compare(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6))
+	if strings.Contains(key, "ip6 ") {
+		r.establishIPv6() // before them all
 	}
 	for field := range strings.SplitSeq(key, " . ") {
 		size, ok := r.load(field, register+uint32(octets/4))
@@ -213,10 +258,10 @@ func (r *rule) load(field string, register uint32) (size int, ok bool) {
 		r.loadPayload(unix.NFT_PAYLOAD_LL_HEADER, 6, size, register)
 	case field == "ip6 saddr":
 		size = 16
-		r.loadPayload(unix.NFT_PAYLOAD_NETWORK_HEADER, 8, size, register)
+		r.loadPayload(unix.NFT_PAYLOAD_NETWORK_HEADER, sourceAt, size, register)
 	case field == "ip6 daddr":
 		size = 16
-		r.loadPayload(unix.NFT_PAYLOAD_NETWORK_HEADER, 24, size, register)
+		r.loadPayload(unix.NFT_PAYLOAD_NETWORK_HEADER, destinationAt, size, register)
 	case strings.HasPrefix(field, "@th,"):
 		var offset int
 		if offset, size, ok = transportField(field[len("@th,"):]); !ok {
