@@ -67,6 +67,11 @@ func zone(index int) uint16 { return uint16(index%0xffff) + 1 }
 // first octet. A tap that the record names for one NIC is not another's. A NIC
 // that is stopped has none: libvirt may have given its name to the next guest.
 func match(v sixacre.View, taps []sixacre.BridgePort) []find {
+	byName, byMAC := map[string]sixacre.BridgePort{}, map[sixacre.MAC][]sixacre.BridgePort{}
+	for _, t := range taps {
+		byName[t.Device] = t
+		byMAC[guestOf(t.MAC)] = append(byMAC[guestOf(t.MAC)], t)
+	}
 	named := map[string]bool{}
 	var finds []find
 	for _, i := range v.Instances {
@@ -79,20 +84,26 @@ func match(v sixacre.View, taps []sixacre.BridgePort) []find {
 	}
 	for i := range finds {
 		n := finds[i].nic
-		if n.State == sixacre.Stopped {
-			continue
-		}
-		var candidates []sixacre.BridgePort
-		for _, t := range taps {
-			if n.Device != "" && t.Device == n.Device || n.Device == "" && !named[t.Device] && sameGuest(t.MAC, n.MAC) {
-				candidates = append(candidates, t)
+		switch {
+		case n.State == sixacre.Stopped:
+		case n.Device != "":
+			finds[i].port = byName[n.Device]
+		default:
+			free := slices.DeleteFunc(slices.Clone(byMAC[guestOf(n.MAC)]), func(t sixacre.BridgePort) bool {
+				return named[t.Device] || !sameGuest(t.MAC, n.MAC)
+			})
+			if len(free) == 1 {
+				finds[i].port = free[0]
 			}
-		}
-		if len(candidates) == 1 {
-			finds[i].port = candidates[0]
 		}
 	}
 	return finds
+}
+
+// guestOf is the same for a guest's MAC and for what libvirt makes of it.
+func guestOf(mac sixacre.MAC) sixacre.MAC {
+	mac[0] = 0
+	return mac
 }
 
 func sameGuest(tap, nic sixacre.MAC) bool {
