@@ -105,18 +105,21 @@ func (a *authority) watch(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// inForce waits for the report that the view with that revision is in force for
-// so many NICs.
-func (a *authority) inForce(revision int64, nics int) error {
+// inForce waits for the agent's report that the view with that revision is in
+// force for so many NICs.
+func (a *agent) inForce(revision int64, nics int) error {
 	late := time.After(30 * time.Second)
 	for {
 		select {
-		case r := <-a.reports:
+		case r := <-a.server.reports:
 			if r.Revision >= revision && programmed(r) == nics {
 				return nil
 			}
+		case <-a.ended:
+			return fmt.Errorf("the agent ended: %s", lastLines(a.log.String()))
 		case <-late:
-			return fmt.Errorf("the agent did not report revision %d within 30 s", revision)
+			a.stop(syscall.SIGKILL)
+			return fmt.Errorf("the agent did not report revision %d within 30 s: %s", revision, lastLines(a.log.String()))
 		}
 	}
 }
@@ -134,6 +137,7 @@ func programmed(r sixacre.Report) int {
 
 // agent is a running 'sixacre agent'.
 type agent struct {
+	server  *authority
 	process *os.Process
 	ended   chan struct{}
 	log     bytes.Buffer
@@ -143,7 +147,7 @@ type agent struct {
 // startAgent starts the program on the rig. It follows the authority when that has
 // handed out its views.
 func (r *rig) startAgent(ctx context.Context, program string, from *authority, dir string) (*agent, error) {
-	a := &agent{ended: make(chan struct{})}
+	a := &agent{server: from, ended: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {
 		defer close(a.ended)
@@ -175,10 +179,10 @@ func (r *rig) startAgent(ctx context.Context, program string, from *authority, d
 	case a.views = <-from.watches:
 		return a, nil
 	case <-a.ended:
-		return nil, fmt.Errorf("%s agent ended: %s", program, lastLines(a.log.String()))
+		return nil, fmt.Errorf("the agent ended: %s", lastLines(a.log.String()))
 	case <-time.After(10 * time.Second):
 		a.stop(syscall.SIGKILL)
-		return nil, fmt.Errorf("%s agent did not ask for its view: %s", program, lastLines(a.log.String()))
+		return nil, fmt.Errorf("the agent did not ask for its view within 10 s: %s", lastLines(a.log.String()))
 	}
 }
 

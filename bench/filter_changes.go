@@ -12,6 +12,7 @@ import (
 	"github.com/sixacre/sixacre"
 	"github.com/sixacre/sixacre/firewall"
 	"github.com/sixacre/sixacre/nft"
+	"github.com/sixacre/sixacre/rtnl"
 )
 
 const (
@@ -104,8 +105,8 @@ func (t *times) ask(ctx context.Context, program, dir string) error {
 	defer a.stop(syscall.SIGKILL)
 	view := filterView(loadedNICs, manyPeers)
 	a.views <- view
-	if err := server.inForce(view.Revision, loadedNICs); err != nil {
-		return fmt.Errorf("%w: %s", err, lastLines(a.log.String()))
+	if err := a.inForce(view.Revision, loadedNICs); err != nil {
+		return err
 	}
 	for n := range 3 * changesInRow {
 		for _, c := range changeKinds {
@@ -116,7 +117,7 @@ func (t *times) ask(ctx context.Context, program, dir string) error {
 			view = next
 			began := time.Now()
 			a.views <- change
-			if err := server.inForce(view.Revision, loadedNICs); err != nil {
+			if err := a.inForce(view.Revision, loadedNICs); err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 			t.through[c.name] = append(t.through[c.name], time.Since(began))
@@ -181,22 +182,30 @@ func (t *times) change(ctx context.Context) error {
 	return nil
 }
 
-// hostOf is what the agent makes of the view on a rig.
+// hostOf is what the agent makes of the view on a rig. The calling thread must be
+// in its namespace.
 func hostOf(ctx context.Context, v sixacre.View) (firewall.Host, error) {
 	mode, err := nft.Probe(ctx)
-	h := firewall.Host{
-		Mode:    mode,
-		Taps:    filterTaps,
-		Bridges: []firewall.Bridge{{Name: filterBridge, Zone: 7}},
-		Uplinks: []firewall.Uplink{{Device: filterUplink, Bridge: filterBridge}},
-		Pods:    v.Pods,
-		Groups:  v.Groups,
-		Members: v.Members,
+	if err != nil {
+		return firewall.Host{}, err
+	}
+	ports, err := rtnl.Links{}.BridgePorts()
+	if err != nil {
+		return firewall.Host{}, err
+	}
+	h := firewall.Host{Mode: mode, Taps: filterTaps, Pods: v.Pods, Groups: v.Groups, Members: v.Members}
+	taps := map[string]int{}
+	for _, p := range ports {
+		taps[p.Device] = p.Index
+		if p.Device == filterUplink {
+			h.Bridges = []firewall.Bridge{{Name: p.Bridge, Index: p.BridgeIndex, Zone: 7}}
+			h.Uplinks = []firewall.Uplink{{Device: p.Device, Index: p.Index, Bridge: p.Bridge}}
+		}
 	}
 	for _, i := range v.Instances {
 		for _, n := range i.NICs {
-			h.Ports = append(h.Ports, firewall.Port{Device: n.Device, Bridge: filterBridge, NIC: n})
+			h.Ports = append(h.Ports, firewall.Port{Device: n.Device, Index: taps[n.Device], Bridge: filterBridge, NIC: n})
 		}
 	}
-	return h, err
+	return h, nil
 }

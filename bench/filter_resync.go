@@ -85,13 +85,14 @@ func (r *rig) during(ctx context.Context, f func() error) (map[string]passage, e
 // resync sets all of the filter anew under traffic, each time as an agent does
 // that knows nothing of the kernel.
 func resync(ctx context.Context, times int) (map[string]passage, error) {
-	h, err := hostOf(ctx, filterView(loadedNICs, remotePeers))
-	if err != nil {
-		return nil, err
-	}
-	rules := firewall.Compile(h)
+	var rules firewall.Ruleset
 	loaded := unfiltered
 	loaded.load = func(ctx context.Context, _ *rig) error {
+		h, err := hostOf(ctx, filterView(loadedNICs, remotePeers))
+		if err != nil {
+			return err
+		}
+		rules = firewall.Compile(h)
 		return errors.Join(netfilter(ctx), new(nft.Kernel).Apply(ctx, rules))
 	}
 	r, err := newRig(ctx, loaded, loadedNICs)
@@ -134,7 +135,7 @@ func restart(ctx context.Context, program, dir string, times int) (map[string]pa
 	}
 	defer func() { a.stop(syscall.SIGKILL) }()
 	a.views <- view
-	if err := server.inForce(view.Revision, loadedNICs); err != nil {
+	if err := a.inForce(view.Revision, loadedNICs); err != nil {
 		return nil, err
 	}
 	return r.during(ctx, func() error {
@@ -143,7 +144,7 @@ func restart(ctx context.Context, program, dir string, times int) (map[string]pa
 			if a, err = r.startAgent(ctx, program, server, dir); err != nil {
 				return err
 			}
-			if err := server.inForce(view.Revision, loadedNICs); err != nil {
+			if err := a.inForce(view.Revision, loadedNICs); err != nil {
 				return err
 			}
 		}
