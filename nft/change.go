@@ -2,6 +2,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 
 	"github.com/mdlayher/netlink"
@@ -59,9 +60,9 @@ func (b *batch) step(s firewall.Step) bool {
 		}
 		b.add(kind, 0, family, a)
 	case firewall.AddElements:
-		return b.elements(unix.NFT_MSG_NEWSETELEM, netlink.Create, family, s)
+		return b.stepElements(unix.NFT_MSG_NEWSETELEM, netlink.Create, family, s)
 	case firewall.DeleteElements:
-		return b.elements(unix.NFT_MSG_DELSETELEM, 0, family, s)
+		return b.stepElements(unix.NFT_MSG_DELSETELEM, 0, family, s)
 	case firewall.AddRules:
 		return b.addRules(family, s)
 	default:
@@ -70,8 +71,8 @@ func (b *batch) step(s firewall.Step) bool {
 	return true
 }
 
-// elements adds or deletes those of a step.
-func (b *batch) elements(kind int, flags netlink.HeaderFlags, family byte, s firewall.Step) bool {
+// stepElements adds or deletes those of a step.
+func (b *batch) stepElements(kind int, flags netlink.HeaderFlags, family byte, s firewall.Step) bool {
 	l, known := layoutOf(firewall.Set{Kind: s.Object.Kind, Spec: s.Spec})
 	if !known {
 		return false
@@ -82,12 +83,16 @@ func (b *batch) elements(kind int, flags netlink.HeaderFlags, family byte, s fir
 			return false
 		}
 	}
-	for len(list) > 0 {
-		part := list[:min(len(list), elementsPerMessage)]
-		list = list[len(part):]
+	b.elements(kind, flags, family, s.Object.Table, s.Object.Name, list)
+	return true
+}
+
+// elements adds or deletes elements of a set.
+func (b *batch) elements(kind int, flags netlink.HeaderFlags, family byte, table, set string, list []element) {
+	for part := range slices.Chunk(list, elementsPerMessage) {
 		var a attributes
-		a.text(unix.NFTA_SET_ELEM_LIST_TABLE, s.Object.Table)
-		a.text(unix.NFTA_SET_ELEM_LIST_SET, s.Object.Name)
+		a.text(unix.NFTA_SET_ELEM_LIST_TABLE, table)
+		a.text(unix.NFTA_SET_ELEM_LIST_SET, set)
 		all := a.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 		for _, e := range part {
 			e.attach(&a)
@@ -95,7 +100,6 @@ func (b *batch) elements(kind int, flags netlink.HeaderFlags, family byte, s fir
 		a.end(all)
 		b.add(kind, flags, family, a)
 	}
-	return true
 }
 
 func (b *batch) addRules(family byte, s firewall.Step) bool {

@@ -104,6 +104,8 @@ type element struct {
 	flags       uint32
 	verdict     *verdict
 	data        []byte
+
+	packets, bytes uint64 // of a set that counts
 }
 
 // verdict is what a packet meets next.
@@ -333,6 +335,10 @@ func elementOf(octets []byte) element {
 			e.key = firstOf(value, unix.NFTA_DATA_VALUE)
 		case setElemKeyEnd:
 			e.keyEnd = firstOf(value, unix.NFTA_DATA_VALUE)
+		case unix.NFTA_SET_ELEM_EXPR:
+			if cString(firstOf(value, unix.NFTA_EXPR_NAME)) == "counter" {
+				e.packets, e.bytes = counter(firstOf(value, unix.NFTA_EXPR_DATA))
+			}
 		case unix.NFTA_SET_ELEM_DATA:
 			e.data = firstOf(value, unix.NFTA_DATA_VALUE)
 			for kind, value := range each(firstOf(value, unix.NFTA_DATA_VERDICT)) {
@@ -349,6 +355,18 @@ func elementOf(octets []byte) element {
 		}
 	}
 	return e
+}
+
+func counter(octets []byte) (packets, bytes uint64) {
+	for kind, value := range each(octets) {
+		switch {
+		case kind == unix.NFTA_COUNTER_PACKETS && len(value) == 8:
+			packets = binary.BigEndian.Uint64(value)
+		case kind == unix.NFTA_COUNTER_BYTES && len(value) == 8:
+			bytes = binary.BigEndian.Uint64(value)
+		}
+	}
+	return packets, bytes
 }
 
 // firstOf returns the value of the first attribute of that kind, or nil.

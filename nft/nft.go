@@ -86,7 +86,7 @@ func (k *Kernel) change(ctx context.Context, rs firewall.Ruleset, change firewal
 		return k.commit(ctx, rs, change.String())
 	}
 	if err := k.transact(changes); err != nil {
-		k.applied = nil
+		k.forget()
 		return err
 	}
 	k.applied = &rs
@@ -108,38 +108,49 @@ func (k *Kernel) connect() (*netlink.Conn, error) {
 	return k.conn, nil
 }
 
-// forget gives up what is known of the kernel, and a connection on which more may
-// come.
-func (k *Kernel) forget() {
-	k.applied = nil
+// reset gives up the connection: more may come on it.
+func (k *Kernel) reset() {
 	if k.conn != nil {
 		k.conn.Close()
 		k.conn = nil
 	}
 }
 
+// forget gives up what is known of the kernel, and the connection.
+func (k *Kernel) forget() {
+	k.applied = nil
+	k.reset()
+}
+
 var errDrift = errors.New("the firewall is not what was applied last")
 
-// transact commits the batch on top of what was applied, and on nothing else.
+// transact commits the batch on top of what was applied, if anything is known to
+// be, and on nothing else.
 func (k *Kernel) transact(b batch) error {
 	for again := false; ; again = true {
 		conn, err := k.connect()
 		if err != nil {
 			return err
 		}
+		if k.applied == nil {
+			if k.generation, err = generation(conn); err != nil {
+				k.reset()
+				return err
+			}
+		}
 		if err = b.send(conn, k.generation); err == nil {
 			k.generation++
 			return nil
 		}
-		applied := k.applied
-		k.forget()
+		k.reset()
 		if again || !errors.Is(err, unix.ERESTART) {
 			return err
 		}
 		// Somebody was quicker; at our tables?
-		k.applied = applied
-		if ok, err := k.intact(); err != nil || !ok {
-			return errors.Join(err, errDrift)
+		if k.applied != nil {
+			if ok, err := k.intact(); err != nil || !ok {
+				return errors.Join(err, errDrift)
+			}
 		}
 	}
 }
