@@ -61,8 +61,8 @@ func (a *attempt) learnLinkLocal(host string, r sixacre.LinkLocalRequest) (learn
 		return false, err
 	}
 	if holder.Instance != "" {
-		return false, sixacre.Errorf(sixacre.Conflict, "link-local %s is that of nic %s of instance %s in pod %s: nic %s cannot have it",
-			r.Address, holder.MAC, holder.Instance, pod.Name, n.MAC)
+		return false, sixacre.Errorf(sixacre.Conflict, "link-local %s is another NIC's in pod %s: nic %s cannot have it; see 'sixacre whois %s --pod %s'",
+			r.Address, pod.Name, n.MAC, r.Address, pod.Name)
 	}
 	now, err := a.clock()
 	if err != nil {
@@ -86,9 +86,9 @@ func (a *attempt) learnLinkLocal(host string, r sixacre.LinkLocalRequest) (learn
 	return true, nil
 }
 
-// nicOn returns a running NIC that is on the host.
+// nicOn returns a running NIC that is on the host. Of others an agent is told
+// nothing, not even whether there are such.
 func (a *attempt) nicOn(host, pod string, mac sixacre.MAC) (i sixacre.Instance, at int, err error) {
-	// An agent is told no more of what is elsewhere than that it is not here.
 	claim, found, err := read[sixacre.Claim](a, sixacre.MACClaim(pod, mac))
 	if err != nil {
 		return i, 0, err
