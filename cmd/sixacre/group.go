@@ -81,7 +81,8 @@ prefixes delegated to them too.
 
 Rules are asked about new connections. One that is established goes on when the rule
 is deleted or its remote leaves the group, unless the rule has --cut: then it ends as
-soon as no rule allows it.`,
+soon as no rule allows it. The first rules of direction out, where they have --cut,
+end what was open before and they do not allow.`,
 		Example: `  sixacre group rule add web --direction in --protocol tcp --ports 22,8000-8999
   sixacre group rule add web --direction in --protocol tcp --ports 5432 --remote group:app --include-prefixes
   sixacre group rule add web --direction in --protocol tcp --ports 22 --remote 2001:db8:99::/48 --cut --description 'contractors, until March'`,
