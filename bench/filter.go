@@ -32,6 +32,7 @@ type filtering struct {
 	times   times
 	resync  map[string]passage // by class
 	restart map[string]passage
+	syncs   int
 	skipped []string              // rulesets that the machine lacks a program for
 	costs   map[costKey][]float64 // nanoseconds a packet, a figure a round
 }
@@ -55,7 +56,7 @@ func filterCommand(ctx context.Context, args []string) error {
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	e := &filtering{want: *want, rulesets: rulesets, nics: nicCounts, classes: classes, costs: map[costKey][]float64{}}
+	e := &filtering{want: *want, rulesets: rulesets, nics: nicCounts, classes: classes, syncs: *syncs, costs: map[costKey][]float64{}}
 	if *only != "" {
 		e.rulesets = nil
 		for name := range strings.SplitSeq(*only, ",") {
@@ -100,7 +101,7 @@ func filterCommand(ctx context.Context, args []string) error {
 		fmt.Fprintf(os.Stderr, "bench: round %d of %d after %s\n", n+1, *rounds, time.Since(began).Round(time.Second))
 	}
 	if *only == "" {
-		if err := e.life(ctx, *program, *syncs); err != nil {
+		if err := e.life(ctx, *program); err != nil {
 			return err
 		}
 		fmt.Fprintf(os.Stderr, "bench: done after %s\n", time.Since(began).Round(time.Second))
@@ -150,7 +151,7 @@ func (e *filtering) build(ctx context.Context) error {
 }
 
 // life measures what changing the filter takes, and what it does to packets.
-func (e *filtering) life(ctx context.Context, program string, syncs int) error {
+func (e *filtering) life(ctx context.Context, program string) error {
 	dir, err := os.MkdirTemp("", "sixacre-bench-")
 	if err != nil {
 		return err
@@ -163,7 +164,7 @@ func (e *filtering) life(ctx context.Context, program string, syncs int) error {
 	if e.times, err = measureChanges(ctx, program, filepath.Join(dir, "changes"), 3); err != nil {
 		return err
 	}
-	if e.resync, err = resync(ctx, syncs); err != nil || program == "" {
+	if e.resync, err = resync(ctx, e.syncs); err != nil || program == "" {
 		return err
 	}
 	e.restart, err = restart(ctx, program, filepath.Join(dir, "restart"), restarts)

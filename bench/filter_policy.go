@@ -14,7 +14,6 @@ import (
 const (
 	filterBridge = "br0"
 	filterUplink = "up0"
-	rulesPerNIC  = 20
 	remoteGroup  = "peers" // the group that a rule of each names
 	remotePeers  = 8       // its members, so far as nothing else is said
 )

@@ -115,8 +115,7 @@ func resync(ctx context.Context, times int) (map[string]passage, error) {
 	})
 }
 
-// restart kills the agent under traffic and starts it anew, some times. It is
-// told nothing then: it goes by the view that it kept.
+// restart kills the agent under traffic and starts it anew, some times.
 func restart(ctx context.Context, program, dir string, times int) (map[string]passage, error) {
 	r, err := newRig(ctx, unfiltered, loadedNICs)
 	if err != nil {
@@ -129,22 +128,23 @@ func restart(ctx context.Context, program, dir string, times int) (map[string]pa
 	}
 	defer server.http.Close()
 	view := filterView(loadedNICs, remotePeers)
-	a, err := r.startAgent(ctx, program, server, dir)
-	if err != nil {
+	var a *agent
+	start := func() error {
+		if a, err = r.startAgent(ctx, program, server, dir); err != nil {
+			return err
+		}
+		view.Revision++
+		a.views <- view
+		return a.inForce(view.Revision, loadedNICs)
+	}
+	if err := start(); err != nil {
 		return nil, err
 	}
 	defer func() { a.stop(syscall.SIGKILL) }()
-	a.views <- view
-	if err := a.inForce(view.Revision, loadedNICs); err != nil {
-		return nil, err
-	}
 	return r.during(ctx, func() error {
 		for range times {
 			a.stop(syscall.SIGKILL)
-			if a, err = r.startAgent(ctx, program, server, dir); err != nil {
-				return err
-			}
-			if err := a.inForce(view.Revision, loadedNICs); err != nil {
+			if err := start(); err != nil {
 				return err
 			}
 		}

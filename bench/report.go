@@ -41,7 +41,9 @@ func (t target) row() string {
 	}
 	s := spreadOf(t.figures)
 	verdict := "met"
-	if over := s.median/t.limit - 1; t.below == (over > 0) && over != 0 {
+	if over := s.median/t.limit - 1; t.limit == 0 && s.median > 0 {
+		verdict = "missed"
+	} else if t.below == (over > 0) && over != 0 {
 		verdict = fmt.Sprintf("missed by %.0f %%", 100*math.Abs(over))
 	}
 	return fmt.Sprintf("| %s | %s | %s to %s | %s | %s |", t.what, short(s.median), short(s.low), short(s.high), t.bound(), verdict)
