@@ -166,7 +166,7 @@ func (h *host) start() {
 	agent := h.agent
 	go func() { agent.Run(ctx); done <- struct{}{} }()
 	go func() { rtnl.Links{}.Watch(ctx, agent.LinksChanged); done <- struct{}{} }()
-	go func() { nft.Watch(ctx, agent.FilterChanged); done <- struct{}{} }()
+	go func() { h.kernel.Watch(ctx, agent.FilterChanged); done <- struct{}{} }()
 	h.stop = func() {
 		cancel()
 		for range 3 {

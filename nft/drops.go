@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 
 	"github.com/mdlayher/netlink"
@@ -105,7 +104,7 @@ func (k *Kernel) Drops(context.Context) ([]firewall.Drop, error) {
 			if set.name == firewall.RefusedSet {
 				var index int
 				index, d.Direction = firewall.Refused(mark)
-				d.Device, d.Reason = portName(index), firewall.TooManyConnections
+				d.Device, d.Reason = portName(uint32(index)), firewall.TooManyConnections
 			}
 			out = append(out, d)
 		})
@@ -117,14 +116,6 @@ func (k *Kernel) Drops(context.Context) ([]firewall.Drop, error) {
 		return cmp.Or(cmp.Compare(a.Device, b.Device), -cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Reason, b.Reason))
 	})
 	return out, nil
-}
-
-// portName is that of an interface, or, once it is gone, what ip(8) calls it.
-func portName(index int) string {
-	if i, err := net.InterfaceByIndex(index); err == nil {
-		return i.Name
-	}
-	return fmt.Sprintf("if%d", index)
 }
 
 // Forget removes what packets left in our tables of the ports' guests: what was

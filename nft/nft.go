@@ -33,6 +33,8 @@ type Kernel struct {
 	// tables were made of then.
 	generation uint32
 	contents   contents
+
+	elsewhere elsewhere
 }
 
 // Probe returns the mode that the kernel can do: nf_conntrack_bridge where it
@@ -222,6 +224,9 @@ func (k *Kernel) intact() (bool, error) {
 		return false, err
 	}
 	for range 3 { // others may go on while we read
+		if k.elsewhere.all(k.generation, now) {
+			k.generation = now
+		}
 		if now == k.generation {
 			return true, nil
 		}
@@ -270,28 +275,6 @@ func (k *Kernel) Present() (bool, error) {
 		return false, fmt.Errorf("listing rules of bridge %s: %w", firewall.BridgeTable, err)
 	}
 	return len(rules) > 0, nil
-}
-
-// Watch calls changed after every change of any firewall rule in the namespace,
-// ours included, and after each message that was lost, until ctx ends.
-func Watch(ctx context.Context, changed func()) error {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
-	if err != nil {
-		return fmt.Errorf("watching the firewall: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	for {
-		_, err := conn.Receive()
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err != nil && !errors.Is(err, unix.ENOBUFS):
-			conn.Close()
-			return fmt.Errorf("watching the firewall: %w", err)
-		}
-		changed()
-	}
 }
 
 // objects returns what is in our tables, if they exist.

@@ -100,7 +100,7 @@ prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
 			group, ctx := errgroup.WithContext(cmd.Context())
 			group.Go(func() error { return agent.Run(ctx) })
 			group.Go(func() error { return again(ctx, agent.Log, rtnl.Links{}.Watch, agent.LinksChanged) })
-			group.Go(func() error { return again(ctx, agent.Log, nft.Watch, agent.FilterChanged) })
+			group.Go(func() error { return again(ctx, agent.Log, kernel.Watch, agent.FilterChanged) })
 			group.Go(func() error { return client.Watch(ctx, agent.Follow) })
 			if err := group.Wait(); cmd.Context().Err() == nil {
 				return err
