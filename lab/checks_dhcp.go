@@ -112,21 +112,23 @@ func (l *Lab) checkStranger(ctx context.Context) (string, error) {
 			return "", err
 		}
 		defer w.Close()
-		forbidden := []frame{
-			stranger.client546(solicit(number()&0xffffff, stranger.mac)),
-			stranger.self(stranger.linkLocal()).to("", allRouters).routerSolicitation(),
-			stranger.self(stranger.want).to(s.routerMAC, s.router.address).echo(token()),
+		refused := []probe{
+			forbidden("its Solicit", stranger.client546(solicit(number()&0xffffff, stranger.mac))),
+			forbidden("its Router Solicitation", stranger.self(stranger.linkLocal()).to("", allRouters).onLink().routerSolicitation()),
+			forbidden("its DAD", stranger.self(netip.IPv6Unspecified()).to("", solicitedNode(stranger.want)).onLink().nd(icmpNeighborSol, stranger.want)),
+			forbidden("its echo request", stranger.self(stranger.want).to(s.routerMAC, s.router.address).echo(token())),
+			forbidden("its ARP", stranger.self(stranger.want).to("ff:ff:ff:ff:ff:ff", stranger.want).other(0x0806, append(make([]byte, 60), token()...))),
 		}
-		if err := w.send(toBytes(forbidden)...); err != nil {
+		for _, p := range refused {
+			if err := w.send(p.frame); err != nil {
+				return "", err
+			}
+		}
+		twin := permitted("i-1's Solicit", s.guest.client546(solicit(number()&0xffffff, s.guest.mac)))
+		if err := s.wire.send(twin.frame); err != nil {
 			return "", err
 		}
-		twin := s.guest.client546(solicit(number()&0xffffff, s.guest.mac))
-		if err := s.wire.send(twin); err != nil {
-			return "", err
-		}
-		if err := onlyTwin([]forged{
-			{"its Solicit", forbidden[0]}, {"its Router Solicitation", forbidden[1]}, {"its echo request", forbidden[2]},
-		}, twin, s.atRouter); err != nil {
+		if err := s.atRouter.verdicts(refused, []probe{twin}); err != nil {
 			return "", err
 		}
 		has, err := l.globals(stranger.name, "eth0")
@@ -140,7 +142,7 @@ func (l *Lab) checkStranger(ctx context.Context) (string, error) {
 		if len(has)+len(routes) > 0 {
 			return "", fmt.Errorf("it has %s and default routes by %s", join(has), join(routes))
 		}
-		return "its Solicit, Router Solicitation and echo request dropped, i-1's Solicit after them seen at router1; it has no address and no route", nil
+		return "its Solicit, Router Solicitation, DAD, echo request and ARP dropped, i-1's Solicit after them seen at router1; it has no address and no route", nil
 	})
 }
 
@@ -346,7 +348,7 @@ func (l *Lab) checkRelayServer(ctx context.Context) (string, error) {
 	defer atServer.Close()
 	return l.withSpoofer(ctx, func(s *spoofer) (string, error) {
 		plain := s.guest.self(s.nic.Address).to(s.routerMAC, serverAddress).udp(40547, 40547, token())
-		return seen + "; a datagram of its to another port reached the server", l.dropped(s.wire, nil, plain, atServer)
+		return seen + "; a datagram of its to another port reached the server", l.probe(s.wire, []probe{permitted("a datagram to port 40547", plain)}, atServer)
 	})
 }
 

@@ -17,6 +17,7 @@ const (
 	dhcpRebind       = 6
 	dhcpReply        = 7
 	dhcpRelease      = 8
+	dhcpReconfigure  = 10
 	dhcpRelayForward = 12
 	dhcpRelayReply   = 13
 
@@ -39,6 +40,7 @@ var (
 	allServers          = netip.MustParseAddr("ff05::1:3")
 	allNodes            = netip.MustParseAddr("ff02::1")
 	allRouters          = netip.MustParseAddr("ff02::2")
+	allMLDv2Routers     = netip.MustParseAddr("ff02::16")
 )
 
 func option(code uint16, data ...[]byte) []byte {

@@ -100,9 +100,14 @@ func (w *wire) send(frames ...[]byte) error {
 	return <-done
 }
 
-// next returns the next frame for which match is true, or nil when there was
-// none before the deadline.
+// next returns the next frame with IPv6 for which match is true, or nil when
+// there was none before the deadline.
 func (w *wire) next(deadline time.Time, match func(frame) bool) (frame, error) {
+	return w.nextOfAny(deadline, func(f frame) bool { return f.valid() && match(f) })
+}
+
+// nextOfAny is next for frames of all kinds.
+func (w *wire) nextOfAny(deadline time.Time, match func(frame) bool) (frame, error) {
 	if err := w.file.SetReadDeadline(deadline); err != nil {
 		return nil, err
 	}
@@ -117,7 +122,7 @@ func (w *wire) next(deadline time.Time, match func(frame) bool) (frame, error) {
 		case err != nil:
 			return nil, fmt.Errorf("%s of %s: %w", w.device, w.box, err)
 		}
-		if f := frame(buf[:n]); f.valid() && match(f) {
+		if f := frame(buf[:n]); match(f) {
 			return append(frame(nil), f...), nil
 		}
 	}
