@@ -45,7 +45,7 @@ type costKey struct {
 
 func filterCommand(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("bench filter", flag.ExitOnError)
-	rounds := f.Int("rounds", 9, "how often to measure what a packet costs")
+	rounds := f.Int("rounds", 7, "how often to measure what a packet costs")
 	quick := f.Bool("quick", false, "three short rounds: rough")
 	only := f.String("only", "", "measure only what a packet costs, and only under these `RULESETS`: of "+names(rulesets)+", with commas between")
 	nics := f.Int("nics", 0, "with -only, measure hosts with so many NICs alone")

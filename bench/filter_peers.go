@@ -28,14 +28,19 @@ func matchPorts(r sixacre.Rule, ports func(sixacre.PortRange) string) string {
 	return match
 }
 
-// loadCloudStack programs every NIC as CloudStack's
+// cloudStack programs every NIC as CloudStack's
 // scripts/vm/network/security_group.py does on a bridge: chains that list all
 // taps lead to a default chain for each, which knows the NIC's addresses by an
 // ipset, asks its rules, and then for established connections. A rule with a
 // remote group becomes one for each member, since the management server sends
 // addresses; each is inserted before the one before. The ebtables rules, which
-// come on top there, are left out.
-func loadCloudStack(ctx context.Context, r *rig) error {
+// come on top there, are left out. Until pull request 10594 of March 2025 (with
+// early) it let established connections pass before it looked for a tap.
+func cloudStack(early bool) func(context.Context, *rig) error {
+	return func(ctx context.Context, r *rig) error { return loadCloudStack(ctx, r, early) }
+}
+
+func loadCloudStack(ctx context.Context, r *rig, early bool) error {
 	const brfw, notrack = "BF-" + filterBridge, "cs_notrack6"
 	sets := &strings.Builder{}
 	fmt.Fprintf(sets, "create %s hash:ip family inet6\n", notrack)
@@ -52,6 +57,9 @@ func loadCloudStack(ctx context.Context, r *rig) error {
 	p("-A FORWARD -i", filterBridge, "-m physdev --physdev-is-bridged -j", brfw)
 	p("-A FORWARD -o", filterBridge, "-j DROP")
 	p("-A FORWARD -i", filterBridge, "-j DROP")
+	if early {
+		p("-A", brfw, "-m state --state RELATED,ESTABLISHED -j ACCEPT")
+	}
 	p("-A", brfw, "-m physdev --physdev-is-bridged --physdev-is-in -j", brfw+"-IN")
 	p("-A", brfw, "-m physdev --physdev-is-bridged --physdev-is-out -j", brfw+"-OUT")
 	p("-A", brfw, "-m physdev --physdev-is-bridged --physdev-out", filterUplink, "-j ACCEPT")

@@ -27,7 +27,8 @@ var rulesets = []ruleset{
 	{name: "bridge", title: "plain bridge", load: func(context.Context, *rig) error { return nil }},
 	{name: "conntrack", title: "br_netfilter + conntrack alone", needs: []string{"nft"}, load: loadConntrack},
 	{name: "sixacre", title: "**sixacre**", needs: []string{"nft"}, load: loadSixacre, filters: true},
-	{name: "cloudstack", title: "linear chains as CloudStack's", needs: []string{"ip6tables-nft-restore", "ipset"}, load: loadCloudStack, filters: true},
+	{name: "cloudstack", title: "linear chains as CloudStack's", needs: []string{"ip6tables-nft-restore", "ipset"}, load: cloudStack(false), filters: true},
+	{name: "cloudstack-4.20", title: "the same as before 2025", needs: []string{"ip6tables-nft-restore", "ipset"}, load: cloudStack(true), filters: true},
 	{name: "neutron", title: "linear chains as Neutron's", needs: []string{"ip6tables-nft-restore", "ipset"}, load: loadNeutron, filters: true},
 }
 
