@@ -24,18 +24,16 @@ type evasion struct {
 // evade sends all of them, and asks the twin as well.
 func evade(t *testing.T, cases []evasion) {
 	l := newLaboratory(t)
-	host := firewall.Host{
-		Mode: l.mode, Taps: []firewall.Pattern{"tap*"}, Limits: manyOf, Pods: []sixacre.Pod{pod},
-		Bridges: []firewall.Bridge{{Name: "br0", Index: index(t, "br0"), Zone: 1}}, Uplinks: []firewall.Uplink{{Device: "eth0", Index: index(t, "eth0"), Bridge: "br0"}},
-		Groups: []sixacre.Group{groupOf(t, "web", "in tcp ports=80", "in udp ports=1000")},
-	}
-	for n := byte(1); n <= 2; n++ {
-		host.Ports = append(host.Ports, firewall.Port{Device: fmt.Sprintf("tap%d", n), Index: index(t, fmt.Sprintf("tap%d", n)), Bridge: "br0", NIC: instance(n, "web").NICs[0]})
-	}
+	host := l.guests(instance(1, "web").NICs[0], instance(2, "web").NICs[0])
+	host.Pods = []sixacre.Pod{pod}
+	host.Groups = []sixacre.Group{groupOf(t, "web", "in tcp ports=80", "in udp ports=1000")}
 	l.apply(host)
 	w := &twin{host: host}
 	for _, c := range cases {
 		for _, frame := range c.forbidden {
+			if l.mode == firewall.BridgeConntrack && c.from == wire && read(frame).malformed != "" {
+				continue // nobody but the guest looks at that there
+			}
 			if _, why := w.send(c.from, frame); slices.Contains(reasons(why), passed) {
 				t.Errorf("%s: the twin lets %x pass", c.name, frame)
 			}
@@ -53,7 +51,11 @@ func evade(t *testing.T, cases []evasion) {
 			}
 			l.ends[c.from].send(frame)
 		}
-		if frames := l.received(w)[c.to]; c.permitted != nil && (want == nil || string(wholeOf(frames)) != string(want)) {
+		frames := l.received(w)[c.to]
+		if l.mode == firewall.BridgeConntrack && slices.ContainsFunc(c.permitted, func(f []byte) bool { return read(f).fragmented }) {
+			continue // Linux loses fragments as small as these there
+		}
+		if c.permitted != nil && (want == nil || string(wholeOf(frames)) != string(want)) {
 			t.Errorf("the permitted twin of %s: %s received %x, want %x", c.name, c.to, frames, want)
 		}
 	}
@@ -340,6 +342,16 @@ func TestEvadeND(t *testing.T) {
 	add("DAD for the router", one(nd("::", "ff02::1:ff00:fe", ns(router, nil))), one(nd("::", "ff02::1:ff00:1", ns(ll1, nil))))
 	add("DAD with a MAC", one(nd("::", "ff02::1:ff00:1", ns(ll1, mac1))), one(nd("::", "ff02::1:ff00:1", ns(ll1, nil))))
 	add("DAD to one host", one(nd("::", router, ns(ll1, nil))), one(nd("::", "ff02::1:ff00:1", ns(ll1, nil))))
+	add("DAD with hop limit 64", one(fromGuest1("::", "ff02::1:ff00:1", 64, icmp6, ns(ll1, nil))), one(nd("::", "ff02::1:ff00:1", ns(ll1, nil))))
+	add("DAD with a nonce and hop limit 64", one(option(fromGuest1("::", "ff02::1:ff00:1", 64, icmp6, ns(ll1, nil)), nonce...)), one(option(nd("::", "ff02::1:ff00:1", ns(ll1, nil)), nonce...)))
+	add("DAD with another option", one(option(nd("::", "ff02::1:ff00:1", ns(ll1, nil)), 14, 2, 3, 4, 5, 6, 7, 8)), one(option(nd("::", "ff02::1:ff00:1", ns(ll1, nil)), nonce...)))
+	add("DAD as UDP", one(fromGuest1("::", "ff02::1:ff00:1", 255, udp, ns(ll1, nil))), one(nd("::", "ff02::1:ff00:1", ns(ll1, nil))))
+	add("RS from :: with hop limit 64", one(fromGuest1("::", "ff02::2", 64, icmp6, icmp(133, 0, "00000000"))), one(nd("::", "ff02::2", icmp(133, 0, "00000000"))))
+	add("RS from :: to one host", one(nd("::", router, icmp(133, 0, "00000000"))), one(nd("::", "ff02::2", icmp(133, 0, "00000000"))))
+	add("RS from :: with a MAC", one(nd("::", "ff02::2", icmp(133, 0, "00000000 0101 060000000001"))), one(nd("::", "ff02::2", icmp(133, 0, "00000000"))))
+	add("RS with hop limit 64", one(fromGuest1(ll1, "ff02::2", 64, icmp6, icmp(133, 0, "00000000"))), one(nd(ll1, "ff02::2", icmp(133, 0, "00000000"))))
+	add("RS with another's MAC", one(nd(ll1, "ff02::2", icmp(133, 0, "00000000 0101 060000000002"))), one(nd(ll1, "ff02::2", icmp(133, 0, "00000000 0101 060000000001"))))
+	add("NS with hop limit 64", one(fromGuest1(ll1, router, 64, icmp6, ns(router, mac1))), one(nd(ll1, router, ns(router, mac1))))
 	add("DAD behind options", one(nd("::", "ff02::1:ff00:1", ns(ll1, nil)).behind(padding)), one(nd("::", "ff02::1:ff00:1", ns(ll1, nil))))
 	add("RS to one host", one(nd(ll1, router, icmp(133, 0, "00000000"))), one(nd(ll1, "ff02::2", icmp(133, 0, "00000000"))))
 	add("RS behind options", one(nd(ll1, "ff02::2", icmp(133, 0, "00000000")).behind(padding)), one(nd(ll1, "ff02::2", icmp(133, 0, "00000000"))))
@@ -352,18 +364,46 @@ func TestEvadeND(t *testing.T) {
 	evade(t, cases)
 }
 
-// TestEvadeTypes: of all ICMPv6 types in a form that is not ND's or MLD's, a
-// guest sends errors and echoes alone; and of all messages of DHCPv6 those of a
-// client (RFC 9915 section 7.3), the RFC 7610 shield.
+// TestEvadeTypes: of all ICMPv6 types in the shape of another, a guest sends
+// errors and echoes alone; and of all messages of DHCPv6 those of a client
+// (RFC 9915 section 7.3).
 func TestEvadeTypes(t *testing.T) {
+	shape := func(src, dst string, hops byte, body string) packet {
+		return fromGuest1(src, dst, hops, icmp6, icmp(0, 0, body))
+	}
+	errorsAndEchoes := []byte{1, 2, 3, 4, 128, 129}
 	var cases []evasion
-	for kind := range 256 {
-		p := fromGuest1(ll1, router, 255, icmp6, icmp(byte(kind), 0, fmt.Sprintf("0000%012x", 0x99000+kind)))
-		c := evasion{name: fmt.Sprintf("ICMPv6 type %d", kind), from: "guest1", to: wire, forbidden: one(p)}
-		if slices.Contains([]int{1, 2, 3, 4, 128, 129}, kind) {
-			c.forbidden, c.permitted = nil, one(p)
+	for _, c := range []struct {
+		name    string
+		p       packet
+		allowed []byte
+	}{
+		{"nothing in particular", shape(ll1, router, 255, "00000000 00000099"), errorsAndEchoes},
+		{"DAD", shape("::", "ff02::1:ff00:1", 255, "00000000"+addressHex(ll1)), []byte{135}},
+		{"DAD with a nonce", shape("::", "ff02::1:ff00:1", 255, "00000000"+addressHex(ll1)+"0e01010203040506"), []byte{135}},
+		{"RS from ::", shape("::", "ff02::2", 255, "00000000"), []byte{133}},
+		{"RS", shape(ll1, "ff02::2", 255, "00000000 0101 060000000001"), append([]byte{133}, errorsAndEchoes...)},
+		{"NS", shape(ll1, router, 255, "00000000"+addressHex(router)+"0101 060000000001"), append([]byte{135}, errorsAndEchoes...)},
+		{"NA", shape(ll1, router, 255, "60000000"+addressHex(ll1)+"0201 060000000001"), append([]byte{136}, errorsAndEchoes...)},
+		{"NA without its MAC", shape(ll1, router, 255, "60000000"+addressHex(ll1)), append([]byte{135, 136}, errorsAndEchoes...)},
+		{"MLD", shape(ll1, "ff02::16", 1, "00000001 04000000"+addressHex("ff02::1:ff00:1")).behind(routerAlert), append([]byte{131, 132, 143}, errorsAndEchoes...)},
+		{"MLD from ::", shape("::", "ff02::16", 1, "00000001 04000000"+addressHex("ff02::1:ff00:1")).behind(routerAlert), []byte{131, 132, 143}},
+	} {
+		for kind := range 256 {
+			if 5 < kind && kind < 127 || 162 < kind && kind < 253 {
+				continue // unassigned, one like the other
+			}
+			p := c.p
+			p.payload = slices.Clone(p.payload)
+			p.payload[0] = byte(kind)
+			e := evasion{name: fmt.Sprintf("ICMPv6 type %d in the shape of %s", kind, c.name), from: "guest1", to: wire, forbidden: one(p)}
+			if slices.Contains(c.allowed, byte(kind)) {
+				e.forbidden, e.permitted = nil, one(p)
+			}
+			cases = append(cases, e)
 		}
-		cases = append(cases, c)
+	}
+	for kind := range 256 {
 		q := fromGuest1(ll1, "ff02::1:2", 1, udp, udpTo(546, 547, byte(kind), 1, 2, 3))
 		d := evasion{name: fmt.Sprintf("DHCPv6 type %d", kind), from: "guest1", to: wire, forbidden: one(q)}
 		if slices.Contains([]int{1, 3, 4, 5, 6, 8, 9, 11}, kind) {

@@ -1,34 +1,14 @@
 package hypervisor_test
 
 import (
-	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
-
-	"pgregory.net/rapid"
 )
 
 // TestFuzzedFrames changes octets of frames that mean something, and what comes
-// out where is what the twin says. More of it: go test -run TestFuzzedFrames
-// -rapid.checks=5000 ./hypervisor
-func TestFuzzedFrames(t *testing.T) {
-	l := newLaboratory(t)
-	rapid.Check(t, func(rt *rapid.T) {
-		c := chance(func(n int) int { return rapid.IntRange(0, n-1).Draw(rt, "chance") })
-		host := l.policy(c)
-		m := &maker{chance: c, host: host}
-		var probes []probe
-		for range 60 {
-			probes = append(probes, m.fuzzed())
-		}
-		if wrong := l.compare(host, probes); len(wrong) > 0 {
-			policy, err := json.MarshalIndent(host, "", "  ")
-			must(t, err)
-			rt.Fatalf("%s\nwith %s", strings.Join(wrong, "\n"), policy)
-		}
-	})
-}
+// out where is what the twin says. See [TestTwin].
+func TestFuzzedFrames(t *testing.T) { agree(t, (*maker).fuzzed) }
 
 // fuzzed is a probe of one packet with some octets changed.
 func (m *maker) fuzzed() probe {
@@ -41,7 +21,7 @@ func (m *maker) fuzzed() probe {
 		for i, s := range p.frames {
 			p.frames[i].frame = m.mutated(s.frame)
 		}
-		if !p.untold() {
+		if !m.untold(p) {
 			return p
 		}
 	}

@@ -30,26 +30,15 @@ type sent struct {
 	frame []byte
 }
 
-// untold reports whether a frame of the probe is one that the twin does not
-// judge: of a protocol whose connections have rules of their own; a fragment in a
-// fragment, whose ports are nowhere; with headers that go on behind the packet's
-// end, where the filter still reads them; or to the bridge itself.
-func (p probe) untold() bool {
-	return slices.ContainsFunc(p.frames, func(s sent) bool {
-		r := read(s.frame)
-		return slices.Contains([]int{1, 33, 132, 136}, r.behind) || // ICMP, DCCP, SCTP, UDP-Lite
-			r.behind == 47 && len(r.behindsOctets) > 1 && r.behindsOctets[1]&7 != 0 || // PPTP's GRE
-			r.nested || len(r.frame) < len(s.frame) && len(r.behindsOctets) < 40 ||
-			s.frame[0] == 0x01 && s.frame[1] == 0x80 && s.frame[2] == 0xc2
-	})
-}
-
 // maker makes the packets that might pass, or should not, on a host.
 type maker struct {
 	chance
 	host  firewall.Host
 	count uint32 // of the probes it made: it is in each frame
+	first uint32 // train of its own
 }
+
+func newMaker(c chance, h firewall.Host) *maker { return &maker{chance: c, host: h, first: trains + 1} }
 
 // trains numbers fragmented packets: the kernel waits for missing fragments
 // longer than one policy lasts.
@@ -58,13 +47,42 @@ var trains uint32
 // probe makes one more that the twin can judge.
 func (m *maker) probe() probe {
 	for {
-		if p := m.any(); !p.untold() {
+		if p := m.draw(); !m.untold(p) {
 			return p
 		}
 	}
 }
 
-func (m *maker) any() probe {
+// untold reports whether a frame of the probe is one that the twin does not
+// judge: of a protocol whose connections have rules of their own; a fragment of
+// another policy's train; a fragment in a fragment, whose ports are nowhere, or of
+// an odd length, which every receiver drops (RFC 8200 section 4.5); with headers
+// that go on behind the packet's end, where the filter still reads them; or to
+// the bridge itself. Where nf_conntrack_bridge follows connections, it neither
+// judges what is malformed, which passes as of no connection, nor small
+// fragments, which Linux loses.
+func (m *maker) untold(p probe) bool {
+	return slices.ContainsFunc(p.frames, func(s sent) bool {
+		r := read(s.frame)
+		switch {
+		case slices.Contains([]int{1, 33, 132, 136}, r.behind): // ICMP, DCCP, SCTP, UDP-Lite
+			return true
+		case r.behind == 47 && len(r.behindsOctets) > 1 && r.behindsOctets[1]&7 != 0: // PPTP's GRE
+			return true
+		case r.fragmented && (r.id < m.first || r.id > trains):
+			return true
+		case r.nested, r.more && (r.offset+len(r.data()))%8 != 0:
+			return true
+		case len(r.frame) < len(s.frame) && len(r.behindsOctets) < 40:
+			return true
+		case m.host.Mode == firewall.BridgeConntrack && (r.malformed != "" || r.fragmented):
+			return true
+		}
+		return s.frame[0] == 0x01 && s.frame[1] == 0x80 && s.frame[2] == 0xc2
+	})
+}
+
+func (m *maker) draw() probe {
 	m.count++
 	switch m.chance(12) {
 	case 0:

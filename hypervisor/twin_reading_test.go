@@ -202,7 +202,7 @@ func (r *reassembler) add(p reading) []byte {
 	forget := func() { *r = slices.Delete(*r, i, i+1) }
 	if p.more && end%8 != 0 {
 		forget()
-		return nil
+		return p.frame // Linux leaves it to the receiver to say so (RFC 8200 section 4.5)
 	}
 	last := -1
 	if n := len(t.runs); n > 0 {
