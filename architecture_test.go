@@ -30,7 +30,7 @@ var (
 // Heavy libraries have one importer, so that they can be replaced there.
 var soleImporter = map[string]string{
 	"go.etcd.io/":                          "etcd",
-	"github.com/google/nftables":           "nft",
+	"github.com/mdlayher/netlink":          "nft",
 	"github.com/vishvananda/netlink":       "rtnl",
 	"github.com/mdlayher/ndp":              "ra",
 	"github.com/danielgtaylor/huma":        "api",

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -37,20 +36,6 @@ type Kernel struct {
 	elsewhere elsewhere
 }
 
-// Probe returns the mode that the kernel can do: nf_conntrack_bridge where it
-// has it. It changes nothing.
-func Probe(ctx context.Context) (firewall.Mode, error) {
-	const question = "table bridge sixacre_probe { chain c { type filter hook forward priority 0; ct state established accept; }; }"
-	err := run(ctx, question, "-c", "-f", "-")
-	switch {
-	case err == nil:
-		return firewall.BridgeConntrack, nil
-	case strings.Contains(err.Error(), "Protocol error") || strings.Contains(err.Error(), "not supported"):
-		return firewall.BridgeNetfilter, nil
-	}
-	return 0, err
-}
-
 // Apply makes our tables those of the ruleset. Where the last Apply is known to
 // be still in force it changes only what differs; else it sets everything, in
 // place. Nothing happens where nothing differs.
@@ -69,10 +54,16 @@ func (k *Kernel) Apply(ctx context.Context, rs firewall.Ruleset) error {
 		// What we believed to be there was not: set everything.
 	}
 	k.applied = nil
-	present, err := objects()
+	conn, err := k.connect()
 	if err != nil {
 		return err
 	}
+	held, err := read(conn)
+	if err != nil {
+		k.reset()
+		return err
+	}
+	present := slices.DeleteFunc(slices.Collect(maps.Keys(held)), func(o firewall.Object) bool { return o.Kind == "table" })
 	err = k.commit(ctx, rs, rs.Sync(present))
 	if err != nil && ctx.Err() == nil && len(present) > 0 {
 		// A table of another version's shape cannot be changed in place.
@@ -262,90 +253,22 @@ func (k *Kernel) same(conn *netlink.Conn) bool {
 // Present reports whether there is a filter of ours, closed or filled in. One
 // whose rules somebody flushed is none.
 func (k *Kernel) Present() (bool, error) {
-	present, err := objects()
-	if err != nil || !slices.Contains(present, firewall.Object{Family: "bridge", Table: firewall.BridgeTable, Kind: "chain", Name: "prerouting"}) {
-		return false, err
-	}
-	conn, err := nftables.New()
+	conn, err := dial()
 	if err != nil {
 		return false, err
 	}
-	rules, err := conn.GetRules(&nftables.Table{Family: nftables.TableFamilyBridge, Name: firewall.BridgeTable}, &nftables.Chain{Name: "prerouting"})
-	if err != nil {
+	defer conn.Close()
+	var which attributes
+	which.text(unix.NFTA_RULE_TABLE, firewall.BridgeTable)
+	which.text(unix.NFTA_RULE_CHAIN, "prerouting")
+	found := false
+	err = dump(conn, unix.NFT_MSG_GETRULE, unix.NFPROTO_BRIDGE, which, func(_ byte, octets []byte) {
+		found = found || cString(firstOf(octets, unix.NFTA_RULE_CHAIN)) == "prerouting"
+	})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return false, fmt.Errorf("listing rules of bridge %s: %w", firewall.BridgeTable, err)
 	}
-	return len(rules) > 0, nil
-}
-
-// objects returns what is in our tables, if they exist.
-func objects() ([]firewall.Object, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, err
-	}
-	var out []firewall.Object
-	tables, err := conn.ListTables()
-	if err != nil {
-		return nil, fmt.Errorf("listing tables: %w", err)
-	}
-	for _, t := range tables {
-		var family string
-		switch {
-		case t.Family == nftables.TableFamilyBridge && t.Name == firewall.BridgeTable:
-			family = "bridge"
-		case t.Family == nftables.TableFamilyIPv6 && t.Name == firewall.ConntrackTable:
-			family = "ip6"
-		default:
-			continue
-		}
-		sets, err := conn.GetSets(t)
-		if err != nil {
-			return nil, fmt.Errorf("listing sets of %s %s: %w", family, t.Name, err)
-		}
-		for _, s := range sets {
-			if s.Anonymous {
-				continue
-			}
-			kind := "set"
-			if s.IsMap {
-				kind = "map"
-			}
-			out = append(out, firewall.Object{Family: family, Table: t.Name, Kind: kind, Name: s.Name})
-		}
-		chains, err := conn.ListChainsOfTableFamily(t.Family)
-		if err != nil {
-			return nil, fmt.Errorf("listing chains of %s %s: %w", family, t.Name, err)
-		}
-		for _, c := range chains {
-			if c.Table.Name == t.Name {
-				out = append(out, firewall.Object{Family: family, Table: t.Name, Kind: "chain", Name: c.Name})
-			}
-		}
-	}
-	return out, nil
-}
-
-// Obstacles names the chains of others that drop bridged IPv6 too, because
-// br_netfilter shows it to them: base chains of the forward hook whose policy is
-// drop, such as firewalld's and Docker's.
-func Obstacles() ([]string, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv6} {
-		chains, err := conn.ListChainsOfTableFamily(family)
-		if err != nil {
-			return nil, fmt.Errorf("listing chains: %w", err)
-		}
-		for _, c := range chains {
-			if c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
-				out = append(out, c.Table.Name+" "+c.Name)
-			}
-		}
-	}
-	return out, nil
+	return found, nil
 }
 
 // run gives nft the text and returns its first complaint.

@@ -191,10 +191,27 @@ func TestRefusal(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "No such file or directory") {
 		t.Errorf("nft's complaint became %q", err)
 	}
-	mode, err := Probe(t.Context())
+	can, err := Examine(t.Context())
 	must(t, err)
 	if out := listing(t); out != "" {
-		t.Errorf("probing for %s left %s", mode, out)
+		t.Errorf("asking what the kernel can do, %+v, left %s", can, out)
+	}
+}
+
+// TestExamine: what the kernel says that it can do it can.
+func TestExamine(t *testing.T) {
+	inNamespace(t)
+	can, err := Examine(t.Context())
+	must(t, err)
+	if mode, err := Probe(t.Context()); err != nil || mode != can.Mode {
+		t.Errorf("connections are known by %s, or by %s: %v", can.Mode, mode, err)
+	}
+	rs := firewall.Compile(firewall.Host{Mode: can.Mode, Taps: []firewall.Pattern{"tap*"}, Log: firewall.Log{Drops: 1, Learning: 2}})
+	if err := new(Kernel).Apply(t.Context(), rs); (err == nil) != (can.ConnectionLimits && can.Hashes && can.Logs) {
+		t.Errorf("the kernel can do %+v, and of the filter it says: %v", can, err)
+	}
+	if ok, err := takes(t.Context(), "table bridge t { chain c { nonsense; }; }"); ok || err == nil {
+		t.Errorf("nonsense: %t, %v", ok, err)
 	}
 }
 
