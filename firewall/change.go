@@ -159,12 +159,6 @@ func (c *changes) table(t Table, oldSets, sets []Set, oldChains, chains []Chain)
 // elements changes those of a set.
 func (c *changes) elements(o Object, s Set, old, now []string) {
 	gone, fresh := difference(old, now)
-	if s.Interval() && len(gone) > 0 && len(fresh) > 0 {
-		// A range that goes may lie across one that comes: the kernel takes that
-		// only in a set that was flushed.
-		c.empty = append(c.empty, Step{Verb: Flush, Object: o})
-		gone, fresh = nil, now
-	}
 	for i, e := range gone {
 		gone[i] = s.Key(e)
 	}

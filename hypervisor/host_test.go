@@ -101,6 +101,12 @@ type filterAlone struct{ rtnl.Links }
 
 func (filterAlone) Secure(sixacre.BridgePort, sixacre.MAC) error { return nil }
 
+// memory is what the kernel keeps of guests.
+type memory struct {
+	*nft.Kernel
+	rtnl.Links
+}
+
 // manyOf are limits that no test meets by chance.
 var manyOf = func() firewall.Limits {
 	many := firewall.Rate{PerSecond: 1 << 20, Burst: 1 << 20}
@@ -152,7 +158,7 @@ func (h *host) start() {
 	h.reports = reports
 	h.agent = &hypervisor.Agent{
 		Mode: mode, Taps: []firewall.Pattern{"tap*"}, State: h.state, Limits: manyOf,
-		Firewall: h.kernel, Links: h.links, Log: slog.New(slog.NewTextHandler(h.Output(), nil)),
+		Firewall: h.kernel, Memory: memory{h.kernel, rtnl.Links{}}, Links: h.links, Log: slog.New(slog.NewTextHandler(h.Output(), nil)),
 		Report: func(ctx context.Context, r sixacre.Report) error {
 			select {
 			case <-reports:

@@ -71,9 +71,6 @@ func (a *Agent) keep(ctx context.Context) {
 // forget takes out of the kernel what is about guests that are gone, and about
 // connections that may be no more.
 func (a *Agent) forget(c chores) {
-	if a.Memory == nil {
-		return
-	}
 	if len(c.gone) > 0 {
 		if err := a.Memory.Forget(context.Background(), c.gone); err != nil {
 			a.Log.Warn("what was counted of guests that are gone is still there", "reason", err)

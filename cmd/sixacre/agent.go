@@ -24,6 +24,25 @@ type agentFlags struct {
 	bridges, taps       []string
 	libvirt             string
 	dryRun, printStatic bool
+
+	connections        int
+	learn, dropSamples uint16 // nflog groups
+}
+
+// memory is what the kernel keeps of guests.
+type memory struct {
+	*nft.Kernel
+	rtnl.Links
+}
+
+func (a agentFlags) limits() firewall.Limits {
+	limits := firewall.DefaultLimits
+	limits.Connections = a.connections
+	return limits
+}
+
+func (a agentFlags) log() firewall.Log {
+	return firewall.Log{Drops: a.dropSamples, Learning: a.learn}
 }
 
 func agentCommand() *cobra.Command {
@@ -60,12 +79,18 @@ prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
 			if err := asRoot(); err != nil {
 				return err
 			}
+			if a.connections < 1 {
+				return usageError(fmt.Sprintf("--max-connections %d would leave no guest any: give 1 or more", a.connections))
+			}
+			if a.learn == a.dropSamples && a.learn != 0 {
+				return usageError(fmt.Sprintf("--learn and --log-drops are the same nflog group, %d: an nflog group has one listener", a.learn))
+			}
 			mode, err := nft.Probe(cmd.Context())
 			if err != nil {
 				return err
 			}
 			if a.printStatic {
-				_, err := fmt.Fprint(cmd.OutOrStdout(), firewall.Static(firewall.Host{Mode: mode, Taps: taps}))
+				_, err := fmt.Fprint(cmd.OutOrStdout(), firewall.Static(firewall.Host{Mode: mode, Taps: taps, Limits: a.limits(), Log: a.log()}))
 				return err
 			}
 			for _, f := range []struct{ name, value string }{{"server", a.server}, {"host", a.host}, {"token-file", a.token}} {
@@ -74,7 +99,7 @@ prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
 				}
 			}
 			agent := &hypervisor.Agent{
-				Mode: mode, Taps: taps, Bridges: a.bridges, State: a.state,
+				Mode: mode, Taps: taps, Limits: a.limits(), NFLog: a.log(), Bridges: a.bridges, State: a.state,
 				Links: rtnl.Links{}, Log: slog.Default().With("host", a.host),
 			}
 			client, err := api.Dial(api.Endpoint{Server: a.server, CAFile: a.ca, TokenFile: a.token})
@@ -86,7 +111,10 @@ prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
 				return dryRun(cmd, agent, client)
 			}
 			kernel := &nft.Kernel{}
-			agent.Firewall = kernel
+			agent.Firewall, agent.Memory = kernel, memory{kernel, rtnl.Links{}}
+			agent.Learn = func(ctx context.Context, q sixacre.LinkLocalRequest) error {
+				return client.LearnLinkLocal(ctx, a.host, q)
+			}
 			agent.Log.Info("filtering", "connections", mode.String(), "taps", a.taps)
 			obstacles, err := nft.Obstacles()
 			if err != nil {
@@ -102,13 +130,20 @@ prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
 			group.Go(func() error { return again(ctx, agent.Log, rtnl.Links{}.Watch, agent.LinksChanged) })
 			group.Go(func() error { return again(ctx, agent.Log, kernel.Watch, agent.FilterChanged) })
 			group.Go(func() error { return client.Watch(ctx, agent.Follow) })
+			if a.learn != 0 {
+				group.Go(func() error {
+					return again(ctx, agent.Log, func(ctx context.Context, _ func()) error {
+						return nft.Listen(ctx, a.learn, func(p nft.Packet) { agent.Heard(p.In, p.Data) })
+					}, func() {})
+				})
+			}
 			if err := group.Wait(); cmd.Context().Err() == nil {
 				return err
 			}
 			return nil
 		},
 	}
-	cmd.AddCommand(agentStatusCommand())
+	cmd.AddCommand(agentStatusCommand(), agentDropsCommand())
 	f := cmd.Flags()
 	f.StringVar(&a.server, "server", "", "`URL` of the server")
 	f.StringVar(&a.ca, "ca", "", "`FILE` with the certificate of the server's CA")
@@ -118,6 +153,9 @@ prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
 	f.StringArrayVar(&a.taps, "taps", []string{"vnet*", "tap*"}, "`PATTERN` of the names of taps, a name or the beginning of one with a *; may be repeated")
 	f.StringVar(&a.libvirt, "libvirt", "", "`URI` of libvirt to ask for taps; not available yet")
 	f.StringVar(&a.state, "state", defaultState, "`DIR` that remembers the last view for a start without the server")
+	f.IntVar(&a.connections, "max-connections", firewall.DefaultLimits.Connections, "how many connections a NIC may have opened at a time, about, and as many again that were opened to it")
+	f.Uint16Var(&a.learn, "learn", 1660, "nflog `GROUP` in which to hear of guests' own link-local addresses (RFC 7217), to ask the server for them; 0: do not")
+	f.Uint16Var(&a.dropSamples, "log-drops", 0, "nflog `GROUP` that gets a sample of what is dropped, 10 packets a second each way; 0: none")
 	f.BoolVar(&a.dryRun, "dry-run", false, "print the ruleset for this moment and change nothing")
 	f.BoolVar(&a.printStatic, "print-static", false, "print the part of the ruleset that closes all taps, for loading at boot")
 	return cmd

@@ -184,4 +184,3 @@ func printNICs(out io.Writer, s hypervisor.Status) {
 	}
 	w.Flush()
 }
-
