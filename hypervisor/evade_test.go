@@ -1,8 +1,6 @@
 package hypervisor_test
 
 import (
-	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"testing"
@@ -78,82 +76,6 @@ func wholeOf(frames [][]byte) []byte {
 		}
 	}
 	return nil
-}
-
-// header is an extension header without the octet that says what follows it.
-type header struct {
-	kind byte
-	rest string
-}
-
-var (
-	routerAlert   = header{hopByHop, "00 05020000 0100"}
-	jumbo         = header{hopByHop, "00 c2040001 0000"}
-	padding       = header{destOpts, "00 0104 00000000"}
-	longPadding   = header{destOpts, "03 011c" + fmt.Sprintf("%056x", 0)}
-	segments      = header{routing, "02 04 00 00000000" + addressHex(outside)} // RFC 8754
-	sourceRoute   = header{routing, "02 00 01 00000000" + addressHex(outside)} // RFC 5095
-	authenticated = header{authentication, "04 0000 00001000 00000001 000000000000000000000000"}
-	atomic        = header{fragment, "00 0000 0000a70c"} // RFC 6946
-	middle        = header{fragment, "00 0008 0000a70d"}
-)
-
-// behind puts extension headers before the packet's payload.
-func (p packet) behind(headers ...header) packet {
-	next := p.next
-	p.ext = nil
-	for _, h := range slices.Backward(headers) {
-		rest, err := hex.DecodeString(removeSpaces(h.rest))
-		if err != nil {
-			panic(err)
-		}
-		p.ext = slices.Concat([]byte{next}, rest, p.ext)
-		next = h.kind
-	}
-	p.extNext = next
-	return p
-}
-
-// cut makes fragments of all that follows the fixed header, each as long as
-// told, a multiple of 8 octets; the last is the rest.
-func (p packet) cut(lengths ...int) [][]byte {
-	trains++
-	data, first := p.data()
-	var out [][]byte
-	at := 0
-	for _, n := range lengths {
-		out = append(out, p.piece(first, at, true, data[at:at+n]))
-		at += n
-	}
-	return append(out, p.piece(first, at, false, data[at:]))
-}
-
-// data returns what follows the fixed header, and what it begins with.
-func (p packet) data() ([]byte, byte) {
-	if len(p.ext) > 0 {
-		return p.frame()[54:], p.extNext
-	}
-	return p.frame()[54:], p.next
-}
-
-// piece is one fragment of the train that was begun last.
-func (p packet) piece(first byte, offset int, more bool, data []byte) []byte {
-	head := binary.BigEndian.AppendUint32([]byte{first, 0, byte(offset >> 8), byte(offset)}, trains)
-	if more {
-		head[3] |= 1
-	}
-	p.ext, p.extNext = append(head, data...), fragment
-	p.payload, p.next = nil, noNext
-	return p.frame()
-}
-
-// in puts the frame's packet behind other octets than its ethertype.
-func in(header string, frame []byte) []byte {
-	octets, err := hex.DecodeString(removeSpaces(header))
-	if err != nil {
-		panic(err)
-	}
-	return slices.Concat(frame[:12], octets, frame[14:])
 }
 
 func one(p packet) [][]byte { return [][]byte{p.frame()} }

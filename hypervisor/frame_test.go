@@ -106,11 +106,16 @@ func tcpTo(sport, dport uint16, flags byte, seq, acked uint32) []byte {
 // icmp is an ICMPv6 message: type, code, checksum and the hex digits of the
 // rest.
 func icmp(typ, code byte, rest string) []byte {
-	b, err := hex.DecodeString(strings.ReplaceAll(rest, " ", ""))
+	return append([]byte{typ, code, 0, 0}, octets(rest)...)
+}
+
+// octets reads hex digits, with spaces where they help the eye.
+func octets(digits string) []byte {
+	b, err := hex.DecodeString(strings.ReplaceAll(digits, " ", ""))
 	if err != nil {
 		panic(err)
 	}
-	return append([]byte{typ, code, 0, 0}, b...)
+	return b
 }
 
 func addressHex(a string) string { return hex.EncodeToString(net.ParseIP(a).To16()) }

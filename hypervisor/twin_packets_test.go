@@ -1,7 +1,6 @@
 package hypervisor_test
 
 import (
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
@@ -311,7 +310,7 @@ func (m *maker) mld(p packet) (string, packet) {
 	p.hops = pick(m.chance, byte(1), 1, 1, 1, 64, 255)
 	p.next, p.payload = icmp6, icmp(kind, 0, fmt.Sprintf("00000000 %s", addressHex("ff02::1:ff00:1")))
 	if !m.oneIn(4) {
-		p.ext, p.extNext = []byte{icmp6, 0, 5, 2, 0, 0, 1, 0}, hopByHop
+		p = p.behind(routerAlert)
 	}
 	return fmt.Sprintf("MLD type %d", kind), p
 }
@@ -392,132 +391,6 @@ func (m *maker) nd(from string, p packet) (string, packet) {
 	return fmt.Sprintf("ND type %d", kind), p
 }
 
-// extended puts extension headers before the payload, behind those it has.
-func (m *maker) extended(p packet) (string, packet) {
-	type header struct {
-		kind byte
-		rest string // behind next header and length
-	}
-	trains++
-	id := fmt.Sprintf("%08x", trains)
-	headers := []header{
-		{hopByHop, "05 02 0000 0100"}, {hopByHop, "01 04 00000000"}, {hopByHop, "c2 04 00010000"},
-		{destOpts, "01 04 00000000"}, {destOpts, "01 04 00000000"}, {destOpts, "01 0c 000000000000000000000000"}, {destOpts, "00 00 00000000"},
-		{routing, "00 00 00000000"}, {routing, "04 00 00000000"}, {routing, "04 01 00000000" + addressHex(outside)}, {routing, "02 01 00000000" + addressHex(outside)},
-		{routing, "00 01 00000000" + addressHex(outside)},
-		{fragment, "0000" + id}, {fragment, "0001" + id}, {fragment, "0009" + id},
-		{authentication, "0000 00001000 00000001 000000000000000000000000"},
-		{authentication, "0000 00001000 00000001 000000000000000000000000"},
-	}
-	name := ""
-	last := 0 // where in ext the header before is
-	for range 1 + m.chance(3) {
-		h := pick(m.chance, headers...)
-		if h.kind == hopByHop && len(p.ext) > 0 {
-			continue
-		}
-		rest, err := hex.DecodeString(removeSpaces(h.rest))
-		if err != nil {
-			panic(err)
-		}
-		octets := append([]byte{p.next, byte((len(rest)+2)/8 - 1)}, rest...)
-		if h.kind == authentication {
-			octets[1] = byte(len(octets)/4 - 2)
-		}
-		if len(p.ext) == 0 {
-			p.extNext = h.kind
-		} else {
-			p.ext[last] = h.kind
-		}
-		last = len(p.ext)
-		p.ext = append(slices.Clone(p.ext), octets...)
-		name += fmt.Sprintf(" behind header %d %.2s", h.kind, h.rest)
-	}
-	return name, p
-}
-
-func removeSpaces(s string) string {
-	return string(slices.DeleteFunc([]byte(s), func(c byte) bool { return c == ' ' }))
-}
-
-// fragmented cuts a packet into fragments, in order or not, sometimes with one
-// too many or too few.
-func (m *maker) fragmented(p packet) (string, [][]byte) {
-	if m.oneIn(2) { // or else most have one full fragment
-		p.payload = append(slices.Clone(p.payload), make([]byte, 8*m.chance(40))...)
-		if p.next == udp && len(p.payload) >= 8 {
-			binary.BigEndian.PutUint16(p.payload[4:], uint16(len(p.payload)))
-		}
-	}
-	whole := p.frame()[54:]
-	first := p.next
-	var apart []byte // headers before the Fragment header
-	if len(p.ext) > 0 {
-		first = p.extNext
-		if first == hopByHop {
-			octets := (int(p.ext[1]) + 1) * 8
-			apart, first, whole = whole[:octets], whole[0], whole[octets:]
-		}
-	}
-	var cuts []int
-	for at := 8; at < len(whole); at += 8 {
-		if m.oneIn(1 + len(whole)/16) {
-			cuts = append(cuts, at)
-		}
-	}
-	cuts = append(cuts, len(whole))
-	q := p
-	q.payload, q.next = nil, noNext
-	trains++
-	make := func(from, to int, more bool, next byte) []byte {
-		head := binary.BigEndian.AppendUint32([]byte{next, 0, byte(from >> 8), byte(from & 0xf8)}, trains)
-		if more {
-			head[3] |= 1
-		}
-		q.ext, q.extNext = append(slices.Concat(apart, head), whole[from:to]...), fragment
-		if len(apart) > 0 {
-			q.ext[0], q.extNext = fragment, hopByHop
-		}
-		return q.frame()
-	}
-	var frames [][]byte
-	start := 0
-	for _, end := range cuts {
-		frames = append(frames, make(start, end, end < len(whole), first))
-		start = end
-	}
-	name := fmt.Sprintf(" in %d fragments", len(frames))
-	switch m.chance(8) {
-	case 0:
-		slices.Reverse(frames)
-		name += ", the last first"
-	case 1:
-		i := m.chance(len(frames))
-		frames = slices.Insert(frames, i, frames[i])
-		name += ", one twice"
-	case 2:
-		i := m.chance(len(frames))
-		frames = slices.Delete(frames, i, i+1)
-		name += ", one missing"
-	case 3:
-		if len(whole) >= 24 {
-			frames = slices.Insert(frames, m.chance(len(frames)+1), make(8, 16, true, first))
-			name += ", one within others"
-		}
-	case 4:
-		if len(cuts) > 1 && cuts[0] >= 8 && len(whole) >= cuts[0]+8 {
-			frames = slices.Insert(frames, m.chance(len(frames)+1), make(cuts[0]-8, min(cuts[0]+8, len(whole)&^7), true, first))
-			name += ", one across a cut"
-		}
-	case 5:
-		if len(frames) > 1 {
-			frames[len(frames)-1] = make(cuts[len(cuts)-2], len(whole), false, pick(m.chance, byte(tcp), udp, icmp6, destOpts))
-			name += ", the last of another protocol"
-		}
-	}
-	return name, frames
-}
-
 // exchange is a connection that one end begins and the other answers.
 func (m *maker) exchange() probe {
 	from := pick(m.chance, wire, "guest1", "guest1", "guest2")
@@ -586,10 +459,5 @@ func (m *maker) otherFrame() probe {
 		src: src, dst: dst, flow: m.count, next: udp, payload: udpTo(m.port(), m.port(), 'x')}.frame()
 	header := pick(m.chance, "0800", "0800", "0806", "0806", "8100000586dd", "8100e00086dd", "88a8000086dd", "88a80000810000000800", "91000005 86dd",
 		"0040", "0032aaaa0300000086dd", "886411000001003c0057", "8035", "88cc", "8847000011ff", "86de", "ffff")
-	octets, err := hex.DecodeString(removeSpaces(header))
-	if err != nil {
-		panic(err)
-	}
-	f := slices.Concat(inner[:12], octets, inner[14:])
-	return probe{"ethertype " + header, []sent{{from, f}}}
+	return probe{"ethertype " + header, []sent{{from, in(header, inner)}}}
 }

@@ -46,7 +46,7 @@ func agree(t *testing.T, next func(*maker) probe) {
 			probes = append(probes, next(m))
 		}
 		if wrong := l.compare(host, probes); len(wrong) > 0 {
-			policy, err := json.MarshalIndent(host, "", "  ")
+			policy, err := json.Marshal(host)
 			must(t, err)
 			t.Fatalf("with -seed %d:\n%s\nwith %s", first+n, strings.Join(wrong, "\n"), policy)
 		}

@@ -41,36 +41,23 @@ const (
 // at the others: whole is the frame, or the packet that its fragments make, and
 // for each end the reason why it does not come out there.
 func (w *twin) send(from string, f []byte) (whole []byte, why map[string]string) {
-	why = map[string]string{}
-	for _, to := range w.ends() {
-		if to != from {
-			why[to] = elsewhere
-		}
-	}
-	nowhere := func(reason string) (whole []byte, why map[string]string) {
-		why = map[string]string{}
-		for _, to := range w.ends() {
-			if to != from {
-				why[to] = reason
-			}
-		}
-		return nil, why
-	}
 	p := read(f)
-	if reason := w.stateless(from, p); reason != passed {
-		return nowhere(reason)
+	reason := w.stateless(from, p)
+	if reason == passed {
+		reason = p.malformed
 	}
-	if p.malformed != "" {
-		return nowhere(p.malformed)
-	}
-	if p.ethertype == ethIPv6 {
+	if reason == passed && p.ethertype == ethIPv6 {
 		if f = w.waiting.add(p); f == nil {
-			return nowhere("waits for other fragments, or overlaps them")
-		}
-		if p = read(f); p.malformed != "" {
-			return nowhere(p.malformed)
+			reason = "waits for other fragments, or overlaps them"
+		} else {
+			p = read(f)
+			reason = p.malformed
 		}
 	}
+	if reason != passed {
+		return nil, w.others(from, reason)
+	}
+	why = w.others(from, elsewhere)
 	state, c := w.track(p)
 	arrived := false
 	for to := range why {
@@ -84,6 +71,17 @@ func (w *twin) send(from string, f []byte) (whole []byte, why map[string]string)
 		w.connections = append(w.connections, c)
 	}
 	return f, why
+}
+
+// others gives the same reason to all other ends.
+func (w *twin) others(from, reason string) map[string]string {
+	why := map[string]string{}
+	for _, to := range w.ends() {
+		if to != from {
+			why[to] = reason
+		}
+	}
+	return why
 }
 
 func (w *twin) ends() []string { return []string{wire, "guest1", "guest2", "guest3"} }
@@ -197,6 +195,8 @@ func (w *twin) fromUplink(p reading) string {
 		return passed
 	case p.malformed != "":
 		return p.malformed
+	case p.sourceRouted:
+		return "routing header type 0 (RFC 5095), or two of them"
 	case p.protocol == unknown && p.offset == 0:
 		return "its header chain goes on in another fragment"
 	case p.protocol == icmp6 && p.fragmented && p.offset == 0 && !p.errorOrEcho():
