@@ -28,6 +28,9 @@ func TestHostItself(t *testing.T) {
 	sh(t, `sysctl -q -w net.ipv6.conf.br0.disable_ipv6=0
 		ip addr add `+address+`/64 dev br0 nodad
 		ip neigh replace `+own1+` lladdr 06:00:00:00:00:01 dev br0 nud permanent`)
+	h.until("the address is local", func() bool { // the kernel's work queue makes it so
+		return strings.Contains(sh(t, "ip -6 route show table local"), "local "+address)
+	})
 	bridge, err := net.InterfaceByName("br0")
 	must(t, err)
 	listen := func(port uint16) *net.UDPConn {
