@@ -47,6 +47,8 @@ bench: $(addprefix bench-,$(BENCH))
 bench-go:
 	go test -run '^$$' -bench . -benchmem ./...
 
+bench-filter: build # its agent is measured
+
 bench-dhcp6 bench-filter: bench-%:
 	@.ci/install $(BENCH_PACKAGES)
 	go run ./bench $*

@@ -19,7 +19,7 @@ const (
 	loadedNICs = 200
 	manyPeers  = 10_000 // members of the remote group that gets one more
 
-	changesInRow = 5
+	changesInRow = 10 // of each kind
 )
 
 // changeKinds are the changes whose time is taken, each to a host with 200 NICs

@@ -128,26 +128,27 @@ func restart(ctx context.Context, program, dir string, times int) (map[string]pa
 	}
 	defer server.http.Close()
 	view := filterView(loadedNICs, remotePeers)
-	var a *agent
-	start := func() error {
-		if a, err = r.startAgent(ctx, program, server, dir); err != nil {
-			return err
+	start := func() (*agent, error) {
+		a, err := r.startAgent(ctx, program, server, dir)
+		if err != nil {
+			return nil, err
 		}
 		view.Revision++
 		a.views <- view
-		return a.inForce(view.Revision, loadedNICs)
+		return a, a.inForce(view.Revision, loadedNICs)
 	}
-	if err := start(); err != nil {
+	a, err := start()
+	if err != nil {
 		return nil, err
 	}
-	defer func() { a.stop(syscall.SIGKILL) }()
 	return r.during(ctx, func() error {
 		for range times {
 			a.stop(syscall.SIGKILL)
-			if err := start(); err != nil {
+			if a, err = start(); err != nil {
 				return err
 			}
 		}
+		a.stop(syscall.SIGKILL)
 		return nil
 	})
 }

@@ -158,12 +158,11 @@ func (r *rig) received() (guest, router uint64, err error) {
 
 // forget empties the connection table of the namespace.
 func (r *rig) forget() error {
-	const family = unix.AF_UNSPEC
 	m := make([]byte, unix.SizeofNlMsghdr+4) // struct nfgenmsg: all families
 	binary.NativeEndian.PutUint32(m, uint32(len(m)))
 	binary.NativeEndian.PutUint16(m[4:], unix.NFNL_SUBSYS_CTNETLINK<<8|2) // IPCTNL_MSG_CT_DELETE
 	binary.NativeEndian.PutUint16(m[6:], unix.NLM_F_REQUEST|unix.NLM_F_ACK)
-	m[unix.SizeofNlMsghdr] = family
+	m[unix.SizeofNlMsghdr] = unix.AF_UNSPEC
 	if err := unix.Sendto(r.conntrack, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}

@@ -58,15 +58,24 @@ func loadConntrack(ctx context.Context, r *rig) error {
 // loadSixacre has the agent filter until all is in force, and ends it: the rules
 // stay.
 func loadSixacre(ctx context.Context, r *rig) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	agent, err := newAgent(ctx, func(report sixacre.Report) {
-		if programmed(report) == r.nics {
-			cancel()
-		}
-	})
+	mode, err := nft.Probe(ctx)
 	if err != nil {
 		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	agent := &hypervisor.Agent{
+		Mode:     mode,
+		Taps:     filterTaps,
+		Firewall: &nft.Kernel{},
+		Links:    rtnl.Links{},
+		Log:      slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Report: func(_ context.Context, report sixacre.Report) error {
+			if programmed(report) == r.nics {
+				cancel()
+			}
+			return nil
+		},
 	}
 	agent.Follow(filterView(r.nics, remotePeers))
 	late := time.AfterFunc(30*time.Second, cancel)
@@ -77,20 +86,4 @@ func loadSixacre(ctx context.Context, r *rig) error {
 		return errors.New("the agent did not program all NICs within 30 s")
 	}
 	return nil
-}
-
-// newAgent is an agent as 'sixacre agent' makes it, without a server.
-func newAgent(ctx context.Context, report func(sixacre.Report)) (*hypervisor.Agent, error) {
-	mode, err := nft.Probe(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &hypervisor.Agent{
-		Mode:     mode,
-		Taps:     filterTaps,
-		Firewall: &nft.Kernel{},
-		Links:    rtnl.Links{},
-		Report:   func(_ context.Context, r sixacre.Report) error { report(r); return nil },
-		Log:      slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	}, nil
 }
