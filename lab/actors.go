@@ -24,6 +24,7 @@ type (
 		Pod       string         `json:"pod"`
 		Address   netip.Addr     `json:"address"`
 		LinkLocal netip.Addr     `json:"linkLocal"`
+		Learned   netip.Addr     `json:"learnedLinkLocal"`
 		Prefixes  []netip.Prefix `json:"prefixes"`
 	}
 	prefixRecord struct {
@@ -49,6 +50,15 @@ type (
 const (
 	openPort   = 7000
 	closedPort = 7001
+)
+
+// Members of the group servers allow those of the group members two ports, one of
+// them from their prefixes too.
+const (
+	serversGroup = "servers"
+	membersGroup = "members"
+	membersPort  = 7100
+	prefixesPort = 7101
 )
 
 // sixacre runs the command line against the lab's server.
@@ -122,18 +132,29 @@ func (l *Lab) register(ctx context.Context) error {
 		for _, r := range p.routers {
 			create = append(create, "--relay", r.uplink.String())
 		}
+		create = append(create, p.flags...)
 		commands = append(commands, create)
 	}
 	for _, protocol := range []string{"tcp", "udp"} {
 		commands = append(commands, []string{"group", "rule", "add", "default", "--direction", "in", "--protocol", protocol, "--ports", fmt.Sprint(openPort)})
 	}
+	rule := func(group string, more ...string) []string {
+		return append([]string{"group", "rule", "add", group, "--direction", "in"}, more...)
+	}
+	commands = append(commands,
+		rule("default", "--protocol", "icmpv6", "--icmp-type", fmt.Sprint(icmpEchoRequest), "--remote", pod2.routers[0].outside.String()+"/128"),
+		[]string{"group", "create", membersGroup}, []string{"group", "create", serversGroup},
+		rule(serversGroup, "--protocol", "udp", "--ports", fmt.Sprint(membersPort), "--remote", "group:"+membersGroup),
+		rule(serversGroup, "--protocol", "udp", "--ports", fmt.Sprint(prefixesPort), "--remote", "group:"+membersGroup, "--include-prefixes"))
 	for _, args := range commands {
 		if _, err := l.sixacre(ctx, args...); err != nil {
 			return err
 		}
 	}
-	if err := l.token(ctx, hypervisor, "host", "create", hypervisor); err != nil {
-		return err
+	for _, h := range hosts {
+		if err := l.token(ctx, h.name, "host", "create", h.name); err != nil {
+			return err
+		}
 	}
 	for _, p := range pods {
 		if p.alone {
@@ -153,10 +174,16 @@ func (l *Lab) register(ctx context.Context) error {
 	return nil
 }
 
-// createInstance registers a guest.
-func (l *Lab) createInstance(ctx context.Context, g guest, name string) error {
-	_, err := l.sixacre(ctx, "instance", "create", name, "--pod", g.pod.name, "--mac", g.mac,
-		"--host", hypervisor, "--device", g.tap, "--prefixes", fmt.Sprint(g.prefixes))
+// createInstance registers a guest, in the groups if there are any.
+func (l *Lab) createInstance(ctx context.Context, g guest, name string, groups ...string) error {
+	args := []string{"instance", "create", name, "--pod", g.pod.name, "--mac", g.mac, "--prefixes", fmt.Sprint(g.prefixes)}
+	if g.tap != "" {
+		args = append(args, "--host", g.host, "--device", g.tap)
+	}
+	for _, group := range groups {
+		args = append(args, "--group", group)
+	}
+	_, err := l.sixacre(ctx, args...)
 	return err
 }
 
@@ -173,7 +200,7 @@ func (l *Lab) token(ctx context.Context, box string, command ...string) error {
 	return os.WriteFile(l.tokenFile(box), []byte(out), 0o600)
 }
 
-// startActors starts the routers and the agent, and returns when the agent has
+// startActors starts the routers and the agents, and returns when those have
 // programmed every tap.
 func (l *Lab) startActors(ctx context.Context) error {
 	for _, p := range pods {
@@ -189,13 +216,15 @@ func (l *Lab) startActors(ctx context.Context) error {
 			}
 		}
 	}
-	args := []string{l.binary, "agent", "--server", l.apiURL(), "--ca", l.caFile(), "--host", hypervisor,
-		"--token-file", l.tokenFile(hypervisor), "--state", l.stateDir(hypervisor), "--taps", "tap*"}
-	for _, p := range pods {
-		args = append(args, "--bridge", p.bridge)
-	}
-	if err := l.start("agent", hypervisor, "", args...); err != nil {
-		return err
+	for _, h := range hosts {
+		args := []string{l.binary, "agent", "--server", l.apiURL(), "--ca", l.caFile(), "--host", h.name,
+			"--token-file", l.tokenFile(h.name), "--state", l.stateDir(h.name), "--taps", taps}
+		for _, p := range h.pods {
+			args = append(args, "--bridge", p.bridge)
+		}
+		if err := l.start(h.agent, h.name, "", args...); err != nil {
+			return err
+		}
 	}
 	for _, g := range registered() {
 		if err := l.programmed(ctx, g); err != nil {
@@ -205,14 +234,18 @@ func (l *Lab) startActors(ctx context.Context) error {
 	return nil
 }
 
-// programmed waits until the agent says that the kernel filters for a guest.
+// taps is the pattern of the taps' names.
+const taps = "tap*"
+
+// programmed waits until the guest's agent says that the kernel filters for it.
 func (l *Lab) programmed(ctx context.Context, g guest) error {
 	return until(ctx, 20*time.Second, func() error {
-		if !l.alive("agent") {
-			return fmt.Errorf("the agent has ended: %s", l.lastWords("agent"))
+		agent := hostNamed(g.host).agent
+		if !l.alive(agent) {
+			return fmt.Errorf("%s has ended: %s", agent, l.lastWords(agent))
 		}
 		var h hostRecord
-		if err := l.query(ctx, &h, "host", "get", hypervisor); err != nil {
+		if err := l.query(ctx, &h, "host", "get", g.host); err != nil {
 			return err
 		}
 		for _, n := range h.Report.NICs {
@@ -220,6 +253,6 @@ func (l *Lab) programmed(ctx context.Context, g guest) error {
 				return nil
 			}
 		}
-		return fmt.Errorf("the agent does not report %s as programmed: %s", g.name, l.lastWords("agent"))
+		return fmt.Errorf("the agent does not report %s as programmed: %s", g.name, l.lastWords(agent))
 	})
 }

@@ -110,11 +110,30 @@ func (l *Lab) unreachable(ctx context.Context, r router, to netip.Addr) (string,
 	return fmt.Sprintf("Destination Unreachable code %d from %s", answer.payload()[1], answer.src()), nil
 }
 
-// withScratch runs f with the scratch guest registered, programmed and with its
-// addresses, and deletes the instance afterwards if f has not.
-func (l *Lab) withScratch(ctx context.Context, f func(name string, nic nicRecord) (string, error)) (seen string, err error) {
-	name := fmt.Sprintf("scratch-%08x", number())
-	if err := l.createInstance(ctx, scratch, name); err != nil {
+// withScratch runs f with the scratch guest registered in the groups, programmed
+// and with its addresses, and deletes the instance afterwards if f has not.
+func (l *Lab) withScratch(ctx context.Context, f func(name string, nic nicRecord) (string, error), groups ...string) (string, error) {
+	return l.withInstance(ctx, scratch, func(name string, nic nicRecord) (string, error) {
+		if err := l.programmed(ctx, scratch); err != nil {
+			return "", err
+		}
+		// It boots: with its NIC up it asks the routers, which it did in vain
+		// before it was registered.
+		if err := l.ip(ctx, scratch.name, "link set eth0 down\nlink set eth0 up\n"); err != nil {
+			return "", err
+		}
+		if err := until(ctx, 15*time.Second, func() error { return l.hasAddress(scratch, nic.Address) }); err != nil {
+			return "", err
+		}
+		return f(name, nic)
+	}, groups...)
+}
+
+// withInstance runs f with a guest registered in the groups, and deletes the
+// instance afterwards if f has not.
+func (l *Lab) withInstance(ctx context.Context, g guest, f func(name string, nic nicRecord) (string, error), groups ...string) (seen string, err error) {
+	name := fmt.Sprintf("%s-%08x", g.name, number())
+	if err := l.createInstance(ctx, g, name, groups...); err != nil {
 		return "", err
 	}
 	defer func() {
@@ -123,19 +142,8 @@ func (l *Lab) withScratch(ctx context.Context, f func(name string, nic nicRecord
 			err = errors.Join(err, deleted)
 		}
 	}()
-	if err := l.programmed(ctx, scratch); err != nil {
-		return "", err
-	}
 	nic, err := l.nic(ctx, name)
 	if err != nil {
-		return "", err
-	}
-	// It boots: with its NIC up it asks the routers, which it did in vain
-	// before it was registered.
-	if err := l.ip(ctx, scratch.name, "link set eth0 down\nlink set eth0 up\n"); err != nil {
-		return "", err
-	}
-	if err := until(ctx, 15*time.Second, func() error { return l.hasAddress(scratch, nic.Address) }); err != nil {
 		return "", err
 	}
 	return f(name, nic)

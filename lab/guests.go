@@ -26,6 +26,11 @@ func (l *Lab) startGuests(ctx context.Context) error {
 		if err := l.sysctl(g.name, map[string]string{"ipv6/conf/" + inner + "/accept_dad": "0"}); err != nil {
 			return err
 		}
+		if g.name == private.name {
+			if err := l.sysctl(g.name, map[string]string{"ipv6/conf/eth0/use_tempaddr": "2"}); err != nil {
+				return err
+			}
+		}
 		if g.name == scratch.name {
 			// It boots in many checks, and nobody is there to have its address.
 			if err := l.sysctl(g.name, map[string]string{"ipv6/conf/eth0/accept_dad": "0"}); err != nil {

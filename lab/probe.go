@@ -50,41 +50,50 @@ func token() []byte {
 // number is a token of 32 bits.
 func number() uint32 { return binary.BigEndian.Uint32(token()) }
 
-// probe sends the frames in their order, the permitted last, so that when those
-// have arrived nothing forbidden is on its way any more. It sees at each of the
-// places that the permitted have arrived and nothing else has.
+// probe sends the frames and sees at each of the places that the permitted have
+// arrived and nothing else has.
 func (l *Lab) probe(from *wire, all []probe, places ...*wire) error {
-	var first, last []probe
-	for _, p := range all {
-		if p.pass {
-			last = append(last, p)
-		} else {
-			first = append(first, p)
-		}
-	}
-	var frames [][]byte
-	for _, p := range append(first, last...) {
-		frames = append(frames, p.frame)
-	}
-	if err := from.send(frames...); err != nil {
+	refused, passed, err := from.sendProbes(all)
+	if err != nil {
 		return err
 	}
 	for _, at := range places {
-		if err := at.verdicts(first, last); err != nil {
+		if err := at.verdicts(refused, passed); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// sendProbes sends those that are permitted last: when they have arrived, nothing
+// forbidden is on its way any more.
+func (w *wire) sendProbes(all []probe) (refused, passed []probe, err error) {
+	for _, p := range all {
+		if p.pass {
+			passed = append(passed, p)
+		} else {
+			refused = append(refused, p)
+		}
+	}
+	var frames [][]byte
+	for _, p := range slices.Concat(refused, passed) {
+		frames = append(frames, p.frame)
+	}
+	return refused, passed, w.send(frames...)
+}
+
 // verdicts reads until all that is permitted has arrived.
 func (w *wire) verdicts(forbidden, permitted []probe) error {
+	return w.verdictsWithin(answerWithin, forbidden, permitted)
+}
+
+func (w *wire) verdictsWithin(limit time.Duration, forbidden, permitted []probe) error {
 	var leaked []string
 	missing := map[int]bool{}
 	for i := range permitted {
 		missing[i] = true
 	}
-	_, err := w.nextOfAny(time.Now().Add(answerWithin), func(f frame) bool {
+	_, err := w.nextOfAny(time.Now().Add(limit), func(f frame) bool {
 		for _, p := range forbidden {
 			if p.is(f) {
 				leaked = append(leaked, p.what)
@@ -110,7 +119,7 @@ func (w *wire) verdicts(forbidden, permitted []probe) error {
 				late = append(late, p)
 			}
 		}
-		err = errors.Join(err, fmt.Errorf("%s did not arrive at %s of %s within %s", list(late, true), w.device, w.box, answerWithin))
+		err = errors.Join(err, fmt.Errorf("%s did not arrive at %s of %s within %s", list(late, true), w.device, w.box, limit))
 	}
 	return err
 }

@@ -18,6 +18,7 @@ type pod struct {
 	addressing string
 	bridge     string // on the hypervisor
 	routers    []router
+	flags      []string // more of how it is created
 	// alone says that its routers know no server's record: their routes come
 	// from the replies that pass by them (RFC 8987).
 	alone bool
@@ -43,7 +44,8 @@ type guest struct {
 	name     string
 	mac      string
 	pod      *pod
-	tap      string // "" for one that no hypervisor filters
+	host     string // the hypervisor it is on
+	tap      string // there; "" for one that no hypervisor filters
 	client   *client
 	prefixes int
 	// want is the address that the MAC makes in the link prefix (RFC 4291
@@ -59,6 +61,7 @@ func (g guest) linkLocal() netip.Addr {
 
 const (
 	hypervisor = "hv1"
+	second     = "hv2" // the hypervisor whose agent and filter are put to the test
 	serverBox  = "server"
 	coreBox    = "core"
 	fabric     = "fabric"
@@ -68,7 +71,12 @@ const (
 
 var (
 	serverAddress = netip.MustParseAddr("2001:db8:f::2")
-	hostAddress   = netip.MustParseAddr("2001:db8:f:10::2")
+
+	// hosts are the hypervisors, the bridges of each and its management network.
+	hosts = []host{
+		{hypervisor, "agent", []*pod{pod1, pod2, pod3}, "2001:db8:f:10::"},
+		{second, "agent-hv2", []*pod{pod1}, "2001:db8:f:20::"},
+	}
 
 	pod1 = &pod{
 		name: "pod1", addressing: "slaac", bridge: "br0",
@@ -78,7 +86,7 @@ var (
 	pod2 = &pod{
 		name: "pod2", addressing: "dhcpv6", bridge: "br1",
 		link: netip.MustParsePrefix("2001:db8:100:2::/64"), pool: "2001:db8:5000::/40",
-		routers: []router{newRouter(3, 2)},
+		routers: []router{newRouter(3, 2)}, flags: []string{"--echo", "rules"},
 	}
 	// pod3 is where leases are short, T1 and T2 19 s and 30 s: dhcp6c takes no T2
 	// below 30 s, and systemd-networkd rebinds without having renewed where T2
@@ -87,6 +95,7 @@ var (
 		name: "pod3", addressing: "slaac", bridge: "br2",
 		link: netip.MustParsePrefix("2001:db8:100:3::/64"), pool: "2001:db8:6000::/40",
 		routers: []router{newRouter(4, 3)}, alone: true, valid: time.Minute, preferred: 38 * time.Second,
+		flags: []string{"--anti-spoof", "link-prefix"},
 	}
 	pods = []*pod{pod1, pod2, pod3}
 
@@ -110,9 +119,26 @@ var (
 	scratch  = newGuest("scratch", 7, pod1, nil, 1)
 	stranger = newGuest("stranger", 8, pod1, nil, 0)
 	stray    = newGuest("stray", 9, pod1, nil, 0)
+	// private makes temporary addresses, and elsewhere is on the other hypervisor.
+	private   = newGuest("p-1", 16, pod3, nil, 1)
+	elsewhere = newGuest("e-1", 17, pod1, nil, 1)
 )
 
-func init() { stray.tap = "" }
+func init() {
+	stray.host, stray.tap = "", ""
+	elsewhere.host = second
+}
+
+// host is a hypervisor.
+type host struct {
+	name, agent string // the agent's process
+	pods        []*pod
+	management  string // its network; the core's end is 1, the host's 2
+}
+
+func hostNamed(name string) host {
+	return hosts[slices.IndexFunc(hosts, func(h host) bool { return h.name == name })]
+}
 
 func newRouter(n, pod int) router {
 	addr := func(format string, args ...any) netip.Addr { return netip.MustParseAddr(fmt.Sprintf(format, args...)) }
@@ -132,13 +158,15 @@ func newGuest(name string, n int, p *pod, c *client, prefixes int) guest {
 	a := p.link.Addr().As16()
 	copy(a[8:], id[8:])
 	return guest{
-		name: name, mac: fmt.Sprintf("06:00:00:00:00:%02x", n), pod: p, tap: fmt.Sprintf("tap%d", n),
+		name: name, mac: fmt.Sprintf("06:00:00:00:00:%02x", n), pod: p, host: hypervisor, tap: fmt.Sprintf("tap%d", n),
 		client: c, prefixes: prefixes, want: netip.AddrFrom16(a),
 	}
 }
 
 // registered are the guests that the record knows from the start.
-func registered() []guest { return slices.Concat(instances, tenants) }
+func registered() []guest {
+	return slices.Concat(instances, tenants, []guest{private, elsewhere})
+}
 
 // allGuests are those and the ones that belong to nobody.
 func allGuests() []guest { return append(registered(), scratch, stranger, stray) }
@@ -155,7 +183,10 @@ func guestNamed(name string) guest {
 
 // boxes lists everything that has a namespace.
 func boxes() []string {
-	names := []string{coreBox, serverBox, loadBox, fabric, hypervisor}
+	names := []string{coreBox, serverBox, loadBox, fabric}
+	for _, h := range hosts {
+		names = append(names, h.name)
+	}
 	for _, p := range pods {
 		for _, r := range p.routers {
 			names = append(names, r.name)
@@ -179,7 +210,7 @@ func (l *Lab) buildTopology(ctx context.Context) error {
 	if err := ipBatch(ctx, add.String()); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{l.setKernel, l.buildCore, l.buildRouters, l.buildFabric, l.buildHypervisor, l.buildGuests} {
+	for _, step := range []func(context.Context) error{l.setKernel, l.buildCore, l.buildRouters, l.buildFabric, l.buildHypervisors, l.buildGuests} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -208,7 +239,7 @@ func (l *Lab) setKernel(context.Context) error {
 		}
 	}
 	// Bridges and their ports carry the guests' IPv6 and speak none themselves.
-	for _, box := range []string{fabric, hypervisor} {
+	for _, box := range []string{fabric, hypervisor, second} {
 		if err := l.sysctl(box, map[string]string{"ipv6/conf/default/disable_ipv6": "1"}); err != nil {
 			return err
 		}
@@ -233,8 +264,10 @@ func (l *Lab) buildCore(ctx context.Context) error {
 	fmt.Fprintf(&core, "link set lo up\nlink add server type veth peer name eth0 netns %s\n", l.ns(serverBox))
 	fmt.Fprintf(&core, "addr add 2001:db8:f::1/64 dev server\nlink set server up\n")
 	fmt.Fprintf(&core, "link add load type veth peer name eth0 netns %s\naddr add %s/64 dev load\nlink set load up\n", l.ns(loadBox), loadCore)
-	fmt.Fprintf(&core, "link add hv1 type veth peer name mgmt netns %s\n", l.ns(hypervisor))
-	fmt.Fprintf(&core, "addr add 2001:db8:f:10::1/64 dev hv1\nlink set hv1 up\n")
+	for _, h := range hosts {
+		fmt.Fprintf(&core, "link add %s type veth peer name mgmt netns %s\n", h.name, l.ns(h.name))
+		fmt.Fprintf(&core, "addr add %s1/64 dev %s\nlink set %s up\n", h.management, h.name, h.name)
+	}
 	for _, p := range pods {
 		for i, r := range p.routers {
 			fmt.Fprintf(&core, "link add %s type veth peer name up0 netns %s\n", r.name, l.ns(r.name))
@@ -281,7 +314,12 @@ func (l *Lab) buildFabric(ctx context.Context) error {
 	var lines strings.Builder
 	for _, p := range pods {
 		fmt.Fprintf(&lines, "link add %s type bridge\nlink set %s up\n", p.name, p.name)
-		fmt.Fprintf(&lines, "link add hv1-%s type veth peer name up-%s netns %s\nlink set hv1-%s master %s up\n", p.name, p.name, l.ns(hypervisor), p.name, p.name)
+		for _, h := range hosts {
+			if slices.Contains(h.pods, p) {
+				port := h.name + "-" + p.name
+				fmt.Fprintf(&lines, "link add %s type veth peer name up-%s netns %s\nlink set %s master %s up\n", port, p.name, l.ns(h.name), port, p.name)
+			}
+		}
 		for _, r := range p.routers {
 			fmt.Fprintf(&lines, "link set %s master %s up\n", r.name, p.name)
 		}
@@ -290,21 +328,36 @@ func (l *Lab) buildFabric(ctx context.Context) error {
 	return l.ip(ctx, fabric, lines.String())
 }
 
-func (l *Lab) buildHypervisor(ctx context.Context) error {
-	if err := l.sysctl(hypervisor, map[string]string{"ipv6/conf/mgmt/disable_ipv6": "0", "ipv6/conf/mgmt/accept_dad": "0"}); err != nil {
-		return err
-	}
-	var lines strings.Builder
-	fmt.Fprintf(&lines, "link set lo up\naddr add %s/64 dev mgmt\nlink set mgmt up\nroute add default via 2001:db8:f:10::1\n", hostAddress)
-	for _, p := range pods {
-		fmt.Fprintf(&lines, "link add %s type bridge\nlink set %s up\nlink set up-%s master %s up\n", p.bridge, p.bridge, p.name, p.bridge)
-	}
-	for _, g := range allGuests() {
-		if g.tap != "" {
-			fmt.Fprintf(&lines, "link add %s type veth peer name eth0 netns %s\nlink set %s master %s up\n", g.tap, l.ns(g.name), g.tap, g.pod.bridge)
+func (l *Lab) buildHypervisors(ctx context.Context) error {
+	for _, h := range hosts {
+		if err := l.sysctl(h.name, map[string]string{"ipv6/conf/mgmt/disable_ipv6": "0", "ipv6/conf/mgmt/accept_dad": "0"}); err != nil {
+			return err
+		}
+		var lines strings.Builder
+		fmt.Fprintf(&lines, "link set lo up\naddr add %s2/64 dev mgmt\nlink set mgmt up\nroute add default via %s1\n", h.management, h.management)
+		for _, p := range h.pods {
+			fmt.Fprintf(&lines, "link add %s type bridge\nlink set %s up\nlink set up-%s master %s up\n", p.bridge, p.bridge, p.name, p.bridge)
+		}
+		for _, g := range allGuests() {
+			if g.host == h.name {
+				lines.WriteString(l.tapOf(g) + l.onBridge(g))
+			}
+		}
+		if err := l.ip(ctx, h.name, lines.String()); err != nil {
+			return err
 		}
 	}
-	return l.ip(ctx, hypervisor, lines.String())
+	return nil
+}
+
+// tapOf are the commands that make a guest's tap, and its NIC at the other end.
+func (l *Lab) tapOf(g guest) string {
+	return fmt.Sprintf("link add %s type veth peer name eth0 netns %s\n", g.tap, l.ns(g.name))
+}
+
+// onBridge are those that put it on its pod's bridge.
+func (l *Lab) onBridge(g guest) string {
+	return fmt.Sprintf("link set %s master %s up\n", g.tap, g.pod.bridge)
 }
 
 // buildGuests sets up the guests' NICs and leaves them down: a guest starts when
