@@ -402,6 +402,9 @@ var (
 func (w *twin) mayEnter(g *guest, from string, p reading, s state, c *connection) string {
 	known := c != nil && slices.Contains(w.connections, c)
 	stolen := from == wire && !known && w.holder(p.src) != ""
+	if w.host.Mode == firewall.BridgeConntrack && s != isNew {
+		stolen = false // there only what opens a connection is looked at
+	}
 	if p.protocol == icmp6 && len(p.upper) > 0 {
 		switch kind := p.upper[0]; {
 		case kind == 2:
