@@ -51,9 +51,14 @@ type guest struct {
 	// want is the address that the MAC makes in the link prefix (RFC 4291
 	// appendix A), worked out by hand.
 	want netip.Addr
+	// taken is its link-local address where that is not what the MAC makes.
+	taken netip.Addr
 }
 
 func (g guest) linkLocal() netip.Addr {
+	if g.taken.IsValid() {
+		return g.taken
+	}
 	b := g.want.As16()
 	copy(b[:8], []byte{0xfe, 0x80, 0, 0, 0, 0, 0, 0})
 	return netip.AddrFrom16(b)
