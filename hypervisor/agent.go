@@ -153,11 +153,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.mu.Unlock()
 
 	reports := make(chan sixacre.Report, 1)
+	taps := a.lastTaps() // before it is written anew
 	var others sync.WaitGroup
 	defer others.Wait()
 	others.Go(func() { a.report(ctx, reports) })
 	others.Go(func() { a.keep(ctx) })
-	others.Go(func() { a.learn(ctx) })
+	others.Go(func() { a.learn(ctx, taps) })
 
 	var said *sixacre.Report
 	timer := time.NewTimer(0)

@@ -81,6 +81,7 @@ type host struct {
 	agent   *hypervisor.Agent
 	kernel  *nft.Kernel
 	reports chan sixacre.Report
+	learned chan sixacre.LinkLocalRequest
 	links   hypervisor.Links
 	state   string
 	stop    func()
@@ -112,6 +113,9 @@ var manyOf = func() firewall.Limits {
 	many := firewall.Rate{PerSecond: 1 << 20, Burst: 1 << 20}
 	return firewall.Limits{DHCPv6: many, ND: many, MLD: many, Errors: many, Connections: 1 << 20}
 }()
+
+// listening is the nflog groups of the next agent.
+var listening firewall.Log
 
 // index is the interface index of a port or bridge.
 func index(t testing.TB, name string) int {
@@ -157,7 +161,7 @@ func (h *host) start() {
 	reports := make(chan sixacre.Report, 1)
 	h.reports = reports
 	h.agent = &hypervisor.Agent{
-		Mode: mode, Taps: []firewall.Pattern{"tap*"}, State: h.state, Limits: manyOf,
+		Mode: mode, Taps: []firewall.Pattern{"tap*"}, State: h.state, Limits: manyOf, NFLog: listening,
 		Firewall: h.kernel, Memory: memory{h.kernel, rtnl.Links{}}, Links: h.links, Log: slog.New(slog.NewTextHandler(h.Output(), nil)),
 		Report: func(ctx context.Context, r sixacre.Report) error {
 			select {
@@ -167,6 +171,12 @@ func (h *host) start() {
 			reports <- r
 			return nil
 		},
+	}
+	h.learned = make(chan sixacre.LinkLocalRequest, 100)
+	learned := h.learned
+	h.agent.Learn = func(_ context.Context, q sixacre.LinkLocalRequest) error {
+		learned <- q
+		return nil
 	}
 	done := make(chan struct{}, 3)
 	agent := h.agent

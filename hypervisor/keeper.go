@@ -173,5 +173,6 @@ type NICStatus struct {
 	MAC        sixacre.MAC `json:"mac"`
 	Device     string      `json:"device,omitempty"`
 	Bridge     string      `json:"bridge,omitempty"`
+	Index      int         `json:"index,omitempty" doc:"Interface index of the tap"`
 	Programmed bool        `json:"programmed"`
 }

@@ -53,10 +53,10 @@ func (a *Agent) asks() chan asking {
 	return a.heard
 }
 
-// learn asks the server until the context ends.
-func (a *Agent) learn(ctx context.Context) {
+// learn asks the server until the context ends. Granted is the interface index of
+// each NIC's tap when it last got an address.
+func (a *Agent) learn(ctx context.Context, granted map[nicKey]int) {
 	refused := map[nicKey]netip.Addr{} // last, so as not to log it again
-	granted := map[nicKey]int{}        // interface index of the tap at that time
 	for {
 		var ask asking
 		select {
@@ -85,6 +85,22 @@ func (a *Agent) learn(ctx context.Context) {
 			a.Log.Warn("a link-local address that the guest takes is not learned: what comes from it is dropped", "pod", f.nic.Pod, "mac", f.nic.MAC, "address", ask.address, "reason", err)
 		}
 	}
+}
+
+// lastTaps returns the interface indexes of the taps that an agent before this one
+// knew: whether a tap was made anew shows in that.
+func (a *Agent) lastTaps() map[nicKey]int {
+	out := map[nicKey]int{}
+	status, err := LoadStatus(a.State)
+	if err != nil || status == nil {
+		return out
+	}
+	for _, n := range status.NICs {
+		if n.Device != "" {
+			out[nicKey{n.Pod, n.MAC}] = n.Index
+		}
+	}
+	return out
 }
 
 // remember notes who is behind which tap.

@@ -85,7 +85,7 @@ func (a *Agent) status(view *sixacre.View, finds []find, rules firewall.Ruleset,
 	}
 	for _, f := range finds {
 		s.NICs = append(s.NICs, NICStatus{
-			Instance: instances[f.key()], Pod: f.nic.Pod, MAC: f.nic.MAC, Device: f.port.Device, Bridge: f.port.Bridge,
+			Instance: instances[f.key()], Pod: f.nic.Pod, MAC: f.nic.MAC, Device: f.port.Device, Bridge: f.port.Bridge, Index: f.port.Index,
 			Programmed: problem == nil && f.port.Device != "" && rules.Filters(f.port.Device),
 		})
 	}

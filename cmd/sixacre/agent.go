@@ -59,11 +59,14 @@ A NIC's tap is the device that the record names, or else the one whose MAC is th
 NIC's with fe as the first octet, as libvirt makes it. A port that matches --taps
 and has no NIC passes nothing. Ports that do not match are uplinks.
 
-The rules are in the nftables tables 'bridge sixacre' and, where the kernel has no
-nf_conntrack_bridge, 'ip6 sixacre_ct'; see them with 'nft list ruleset'. They stay
-in force while the agent is stopped, restarted, or without its server. No other
-table is touched. To have taps closed from boot on, load what --print-static
-prints before any tap exists (packaging/systemd/sixacre-filter.service).`,
+The rules are in the nftables tables 'bridge sixacre' and 'ip6 sixacre_ct'; see
+them with 'nft list ruleset'. They stay in force while the agent is stopped,
+restarted, or without its server. No other table is touched. To have taps closed
+from boot on, load what --print-static prints before any tap exists
+(packaging/systemd/sixacre-filter.service).
+
+'sixacre agent status' says whether all is well, 'sixacre agent drops' what was
+dropped and why; docs/firewall.md explains every rule.`,
 		Example: `  sixacre agent --server https://[2001:db8::5]:5460 --ca ca.crt \
       --host hv1 --token-file hv1.token
   sixacre agent --print-static | nft -f -`,
