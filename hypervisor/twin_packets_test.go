@@ -53,13 +53,16 @@ func (m *maker) probe() probe {
 }
 
 // untold reports whether a frame of the probe is one that the twin does not
-// judge: of a protocol whose connections have rules of their own; a fragment of
-// another policy's train; a fragment in a fragment, whose ports are nowhere, or of
-// an odd length, which every receiver drops (RFC 8200 section 4.5); with headers
-// that go on behind the packet's end, where the filter still reads them; or to
-// the bridge itself. Where nf_conntrack_bridge follows connections, it neither
-// judges what is malformed, which passes as of no connection, nor small
-// fragments, which Linux loses.
+// judge:
+//   - of a protocol whose connections have rules of their own;
+//   - a fragment of another policy's train, in the middle of another fragment's
+//     packet, whose ports are nowhere, or of an odd length, which every receiver
+//     drops (RFC 8200 section 4.5);
+//   - with headers that go on behind the packet's end, where the filter may still
+//     read them, or say that they do, which kernels see differently;
+//   - to the bridge itself;
+//   - where nf_conntrack_bridge follows connections, what is malformed, which is of
+//     no connection there, and small fragments, which Linux loses.
 func (m *maker) untold(p probe) bool {
 	return slices.ContainsFunc(p.frames, func(s sent) bool {
 		r := read(s.frame)
@@ -70,7 +73,7 @@ func (m *maker) untold(p probe) bool {
 			return true
 		case r.fragmented && (r.id < m.first || r.id > trains):
 			return true
-		case r.nested, r.more && (r.offset+len(r.data()))%8 != 0:
+		case r.overrun, r.nested, r.more && (r.offset+len(r.data()))%8 != 0:
 			return true
 		case len(r.frame) < len(s.frame) && len(r.behindsOctets) < 40:
 			return true

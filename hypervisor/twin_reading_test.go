@@ -30,6 +30,7 @@ type reading struct {
 	src, dst     netip.Addr
 	hops         byte
 	extended     bool // there are extension headers
+	overrun      bool // the last one says that it is longer than the packet
 	routed       bool // there is a routing header
 	sourceRouted bool // the first one is of type 0 or comes right before another
 
@@ -111,7 +112,7 @@ func (p *reading) walk() bool {
 		}
 		next, nextAt, at = f[at], at, at+octets
 	}
-	p.behind = int(next)
+	p.behind, p.overrun = int(next), at > len(f)
 	switch {
 	case cut, middle && slices.Contains(extensions, next):
 		p.behind = unknown
