@@ -76,7 +76,7 @@ func (t *times) table(w io.Writer) {
 			return ""
 		}
 		s := spreadOf(milliseconds(d))
-		return fmt.Sprintf("%s (%s to %s)", short(s.median), short(s.low), short(s.high))
+		return fmt.Sprintf("%.1f (%.1f to %.1f)", s.median, s.low, s.high)
 	}
 	fmt.Fprintf(w, "| all of it, into an empty kernel | %s | |\n", cell(t.empty))
 	fmt.Fprintf(w, "| all of it, over itself | %s | |\n", cell(t.resync))
