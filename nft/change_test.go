@@ -182,3 +182,35 @@ func raw(t *testing.T) string {
 	}
 	return out.String()
 }
+
+// FuzzText: whatever the text, it is read or refused.
+func FuzzText(f *testing.F) {
+	rs := firewall.Compile(hosts().Example(1))
+	for _, t := range rs.Tables() {
+		for _, c := range t.Chains {
+			for _, r := range c.Rules {
+				f.Add(r, "set", "type ifname;")
+			}
+		}
+		for _, s := range t.Sets {
+			for _, e := range s.Elements {
+				f.Add(e, s.Kind, s.Spec)
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, text, kind, spec string) {
+		if r, ok := ruleOf(text); ok && len(r.expressions) == 0 && text != "" {
+			t.Errorf("a rule that does nothing: %q", text)
+		}
+		l, ok := layoutOf(firewall.Set{Kind: kind, Spec: spec})
+		if !ok {
+			return
+		}
+		elements, ok := l.elements(nil, text)
+		for _, e := range elements {
+			if ok && (len(e.key) != l.keyLength() || e.keyEnd != nil && len(e.keyEnd) != len(e.key)) {
+				t.Errorf("%q of a set of %q has the key %x-%x", text, spec, e.key, e.keyEnd)
+			}
+		}
+	})
+}

@@ -142,6 +142,10 @@ func TestDriftIsSeen(t *testing.T) {
 		`delete element bridge sixacre macs { "tapa" . 06:00:00:00:00:00 }`,
 		`add element bridge sixacre macs { "tapa" . 06:00:00:00:00:07 }`,
 		"add chain bridge sixacre another",
+		"add map ip6 sixacre_ct another { type mark : verdict; }",
+		"add element bridge sixacre ports { * : accept }",
+		"chain bridge sixacre forward { policy drop; }",
+		"flush chain bridge sixacre dropped_to\nadd rule bridge sixacre dropped_to accept\nadd rule bridge sixacre dropped_to accept", // as many as before
 	} {
 		foreign(t, drift)
 		intact(t, k, false)
@@ -226,5 +230,92 @@ func TestObstacles(t *testing.T) {
 	must(t, err)
 	if len(got) != 1 || got[0] != "theirs closed" {
 		t.Errorf("obstacles are %q", got)
+	}
+}
+
+// TestOthersCommitMeanwhile: a commit of somebody else's between two of ours costs
+// nothing where it was to another table, and where it was to ours all is set again.
+func TestOthersCommitMeanwhile(t *testing.T) {
+	inNamespace(t)
+	k := new(Kernel)
+	must(t, k.Apply(t.Context(), guests(1)))
+	must(t, new(Kernel).Apply(t.Context(), guests(2)))
+	want := listing(t)
+	must(t, k.Apply(t.Context(), guests(2))) // after another process of ours
+	if got := listing(t); got != want {
+		t.Errorf("two guests were\n%s\nand are\n%s", want, got)
+	}
+	guard := firewall.Object{Family: "bridge", Table: firewall.BridgeTable, Kind: "chain", Name: "guard"}
+	for _, c := range []struct {
+		foreign string
+		again   bool // whether all is set
+	}{
+		{"table ip6 theirs { chain c { accept; }; }", false},
+		{"add rule bridge sixacre guard accept", true},
+		{`delete element bridge sixacre macs { "tapa" . 06:00:00:00:00:00 }`, true},
+	} {
+		must(t, k.Apply(t.Context(), guests(1)))
+		before := k.contents[guard]
+		foreign(t, c.foreign)
+		must(t, k.Apply(t.Context(), guests(2)))
+		if again := k.contents[guard] != before; again != c.again {
+			t.Errorf("after %q: all was set again: %t", c.foreign, again)
+		}
+		intact(t, k, true)
+		foreign(t, "add table ip6 theirs\ndelete table ip6 theirs")
+		if got := listing(t); got != want {
+			t.Errorf("after %q two guests are\n%s\nwant\n%s", c.foreign, got, want)
+		}
+	}
+}
+
+// TestOthersCommitAllTheTime: whenever Intact says yes, our tables are right.
+func TestOthersCommitAllTheTime(t *testing.T) {
+	inNamespace(t)
+	ourTables := func() string {
+		out, err := exec.Command("sh", "-c", "nft -s list table bridge sixacre; nft -s list table ip6 sixacre_ct").Output()
+		must(t, err)
+		return firewall.Canonical(string(out))
+	}
+	want := map[byte]string{}
+	for n := range byte(4) {
+		must(t, new(Kernel).Apply(t.Context(), guests(n)))
+		want[n] = ourTables()
+	}
+	foreign(t, "table ip6 theirs { chain c { accept; }; }")
+	meddling := []string{
+		"add rule bridge sixacre guard accept",
+		"add rule ip6 theirs c accept",
+		`add element bridge sixacre macs { "tapx" . 06:00:00:00:00:07 }`,
+		"add rule ip6 theirs c accept",
+		"flush chain bridge sixacre forward",
+		"flush chain ip6 theirs c",
+	}
+	next, done := make(chan string), make(chan struct{})
+	alongside(t, func(ctx context.Context) {
+		for text := range next {
+			run(ctx, text, "-f", "-") // any may be refused
+			done <- struct{}{}
+		}
+	})
+	defer close(next)
+	k := new(Kernel)
+	sure := 0
+	for i := range 48 {
+		n := byte(i % 4)
+		next <- meddling[i%len(meddling)]
+		k.Apply(t.Context(), guests(n)) // may be refused because of theirs; the next one sets all
+		k.Intact(t.Context())
+		<-done
+		if ok, err := k.Intact(t.Context()); err != nil || !ok {
+			continue
+		}
+		sure++
+		if got := ourTables(); got != want[n] {
+			t.Fatalf("said to be intact, with %d guests:\n%s\nwant\n%s", n, got, want[n])
+		}
+	}
+	if sure == 0 {
+		t.Error("nothing was ever said to be intact")
 	}
 }

@@ -95,6 +95,24 @@ func TestWatch(t *testing.T) {
 	intact(t, k, false)
 }
 
+// TestElsewhere: commits that were not heard of may have been to our tables.
+func TestElsewhere(t *testing.T) {
+	var e elsewhere
+	e.start(5)
+	e.next(6)
+	e.next(7)
+	e.next(9)
+	e.next(10)
+	for _, c := range []struct {
+		before, now uint32
+		want        bool
+	}{{9, 10, true}, {9, 9, true}, {7, 9, false}, {5, 7, false}, {8, 10, false}, {9, 11, false}} {
+		if got := e.all(c.before, c.now); got != c.want {
+			t.Errorf("from %d to %d all were elsewhere: %t", c.before, c.now, got)
+		}
+	}
+}
+
 func TestListen(t *testing.T) {
 	inNamespace(t)
 	sh(t, `ip link set lo up
