@@ -61,8 +61,8 @@ func (m *maker) mutated(frame []byte) []byte {
 	if m.oneIn(2) && len(f) >= 54 && f[12] == 0x86 {
 		f[18], f[19] = byte((len(f)-54)>>8), byte(len(f)-54)
 	}
-	if p := read(f); m.oneIn(2) && p.malformed == "" && p.behindsOctets != nil && !p.fragmented {
-		checksum(p.behindsOctets, byte(p.behind), p.src.As16(), p.dst.As16())
+	if p := read(f); m.oneIn(2) && p.malformed == "" && p.innerUpper != nil && !p.fragmented {
+		checksum(p.innerUpper, byte(p.inner), p.src.As16(), p.dst.As16())
 	}
 	return f
 }

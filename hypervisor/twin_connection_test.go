@@ -42,10 +42,10 @@ func (w *twin) track(p reading) (state, *connection) {
 	if p.ethertype != ethIPv6 || p.dst.IsMulticast() {
 		return untracked, nil
 	}
-	if p.offset > 0 || p.behindsOctets == nil {
+	if p.offset > 0 || p.innerUpper == nil {
 		return invalid, nil
 	}
-	p.protocol, p.upper = p.behind, p.behindsOctets
+	p.protocol, p.upper = p.inner, p.innerUpper
 	b := between{protocol: p.protocol, src: p.src, dst: p.dst}
 	opens, answers := true, true
 	var flags byte

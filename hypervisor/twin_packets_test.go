@@ -67,15 +67,15 @@ func (m *maker) untold(p probe) bool {
 	return slices.ContainsFunc(p.frames, func(s sent) bool {
 		r := read(s.frame)
 		switch {
-		case slices.Contains([]int{1, 33, 132, 136}, r.behind): // ICMP, DCCP, SCTP, UDP-Lite
+		case slices.Contains([]int{1, 33, 132, 136}, r.inner): // ICMP, DCCP, SCTP, UDP-Lite
 			return true
-		case r.behind == 47 && len(r.behindsOctets) > 1 && r.behindsOctets[1]&7 != 0: // PPTP's GRE
+		case r.inner == 47 && len(r.innerUpper) > 1 && r.innerUpper[1]&7 != 0: // PPTP's GRE
 			return true
 		case r.fragmented && (r.id < m.first || r.id > trains):
 			return true
 		case r.overrun, r.nested, r.more && (r.offset+len(r.data()))%8 != 0:
 			return true
-		case len(r.frame) < len(s.frame) && len(r.behindsOctets) < 40:
+		case len(r.frame) < len(s.frame) && len(r.innerUpper) < 40:
 			return true
 		case m.host.Mode == firewall.BridgeConntrack && (r.malformed != "" || r.fragmented):
 			return true

@@ -37,8 +37,8 @@ type reading struct {
 	// What follows the extension headers. An Authentication Header counts as
 	// what follows: only who shares a key with the sender takes what is behind
 	// (RFC 4302). Connections are known by what is behind.
-	protocol, behind     int
-	upper, behindsOctets []byte // from the upper-layer header on; nil in the middle of a packet
+	protocol, inner   int
+	upper, innerUpper []byte // from the upper-layer header on; nil in the middle of a packet
 
 	nested         bool // it is a fragment in the middle of another packet, itself in a fragment
 	fragmented     bool
@@ -112,14 +112,14 @@ func (p *reading) walk() bool {
 		}
 		next, nextAt, at = f[at], at, at+octets
 	}
-	p.behind, p.overrun = int(next), at > len(f)
+	p.inner, p.overrun = int(next), at > len(f)
 	switch {
 	case cut, middle && slices.Contains(extensions, next):
-		p.behind = unknown
+		p.inner = unknown
 	case !middle:
-		p.behindsOctets = f[min(at, len(f)):]
+		p.innerUpper = f[min(at, len(f)):]
 	}
-	p.protocol, p.upper = p.behind, p.behindsOctets
+	p.protocol, p.upper = p.inner, p.innerUpper
 	if opaque >= 0 {
 		p.protocol, p.upper = authentication, f[opaque:]
 	}
@@ -184,11 +184,11 @@ func (r *reassembler) add(p reading) []byte {
 	}
 	start, end := p.offset, p.offset+len(p.data())
 	i := slices.IndexFunc(*r, func(t *train) bool { return t.src == p.src && t.dst == p.dst && t.id == p.id })
-	if least, known := map[int]int{tcp: 20, udp: 8, icmp6: 8, noNext: 0, unknown: 0}[p.behind]; p.offset == 0 {
+	if least, known := map[int]int{tcp: 20, udp: 8, icmp6: 8, noNext: 0, unknown: 0}[p.inner]; p.offset == 0 {
 		if !known {
 			least = 1
 		}
-		if len(p.behindsOctets) < least {
+		if len(p.innerUpper) < least {
 			return p.frame // without all headers (RFC 7112) Linux waits for no more (RFC 8200 section 4.5)
 		}
 	}

@@ -35,6 +35,8 @@ const wire = "wire"
 const (
 	passed    = "" // the reason that is none
 	elsewhere = "the bridge sends it elsewhere"
+
+	badRouting = "routing header type 0 (RFC 5095), or two of them"
 )
 
 // send hands the twin a frame that comes in at an end. It returns what comes out
@@ -150,7 +152,7 @@ func inside(prefixes []netip.Prefix, a netip.Addr) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// allNodes and its neighbours are what ND and DHCPv6 are sent to.
+// Where ND and DHCPv6 are sent, and how far MLD goes.
 var (
 	allRouters     = netip.MustParseAddr("ff02::2")
 	allDHCPServers = netip.MustParseAddr("ff02::1:2")
@@ -196,7 +198,7 @@ func (w *twin) fromUplink(p reading) string {
 	case p.malformed != "":
 		return p.malformed
 	case p.sourceRouted:
-		return "routing header type 0 (RFC 5095), or two of them"
+		return badRouting
 	case p.protocol == unknown && p.offset == 0:
 		return "its header chain goes on in another fragment"
 	case p.protocol == icmp6 && p.fragmented && p.offset == 0 && !p.errorOrEcho():
@@ -242,7 +244,7 @@ func (w *twin) fromUnspecified(g *guest, p reading) string {
 // fromLinkLocal: ICMPv6 and the DHCPv6 client's messages.
 func (w *twin) fromLinkLocal(g *guest, p reading) string {
 	if p.sourceRouted {
-		return "routing header type 0 (RFC 5095), or two of them"
+		return badRouting
 	}
 	if p.protocol == icmp6 {
 		return w.fromGuestICMPv6(g, p)
@@ -258,7 +260,7 @@ func (w *twin) fromLinkLocal(g *guest, p reading) string {
 func (w *twin) fromGlobal(g *guest, p reading) string {
 	switch {
 	case p.sourceRouted:
-		return "routing header type 0 (RFC 5095), or two of them"
+		return badRouting
 	case p.offset > 0:
 		return passed // of no use without a first fragment
 	case p.protocol == unknown:
@@ -382,7 +384,7 @@ func (w *twin) mayLeave(g *guest, p reading, s state) string {
 	case p.protocol != icmp6 && (p.dst.IsLinkLocalUnicast() || linkScope.Contains(p.dst)):
 		return "link-local: neither ICMPv6 nor a DHCPv6 client"
 	case p.sourceRouted:
-		return "routing header type 0 (RFC 5095), or two of them"
+		return badRouting
 	case s == invalid:
 		return "belongs to no connection"
 	case w.allows(g, sixacre.Out, p, p.dst):
@@ -445,7 +447,7 @@ func (w *twin) mayEnter(g *guest, from string, p reading, s state, c *connection
 	case p.dst.IsMulticast():
 		return "multicast that nobody asked for"
 	case p.sourceRouted:
-		return "routing header type 0 (RFC 5095), or two of them"
+		return badRouting
 	case stolen:
 		return "from the uplink, with an address that a guest here holds"
 	case !w.holds(g, p.dst):
