@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -113,6 +114,7 @@ dropped and why; docs/firewall.md explains every rule.`,
 			if a.dryRun {
 				return dryRun(cmd, agent, client)
 			}
+			debug.SetGCPercent(50) // a hypervisor's memory is its guests'
 			kernel := &nft.Kernel{}
 			agent.Firewall, agent.Memory = kernel, memory{kernel, rtnl.Links{}}
 			agent.Learn = func(ctx context.Context, q sixacre.LinkLocalRequest) error {
