@@ -82,11 +82,16 @@ func (k *Kernel) change(ctx context.Context, rs firewall.Ruleset, change firewal
 		k.forget()
 		return err
 	}
-	k.applied = &rs
+	return k.note(rs, change)
+}
+
+// note takes in what a change that was committed touched.
+func (k *Kernel) note(rs firewall.Ruleset, change firewall.Change) error {
 	if err := k.contents.update(k.conn, change); err != nil {
 		k.forget() // somebody deleted it since
 		return err
 	}
+	k.applied = &rs
 	return k.still()
 }
 

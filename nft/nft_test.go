@@ -269,6 +269,24 @@ func TestOthersCommitMeanwhile(t *testing.T) {
 	}
 }
 
+// TestOthersCommitBeforeWeRead: what somebody else did to a chain of ours before
+// it was read is not taken for ours.
+func TestOthersCommitBeforeWeRead(t *testing.T) {
+	inNamespace(t)
+	k := new(Kernel)
+	one, two := guests(1), guests(2)
+	must(t, k.Apply(t.Context(), one))
+	change := two.Change(one)
+	changes, known := batchOf(change)
+	if !known {
+		t.Fatalf("not all of this can be sent:\n%s", change)
+	}
+	must(t, k.transact(changes))
+	foreign(t, "insert rule bridge sixacre to.tapb accept")
+	must(t, k.note(two, change))
+	intact(t, k, false)
+}
+
 // TestOthersCommitAllTheTime: whenever Intact says yes, our tables are right.
 func TestOthersCommitAllTheTime(t *testing.T) {
 	inNamespace(t)
