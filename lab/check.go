@@ -26,7 +26,7 @@ const aside = "lease-"
 
 // checks are all of them in the order in which they run.
 func checks() []check {
-	return slices.Concat(pictureChecks(), spoofChecks(), inboundChecks(), ruleChecks(), identityChecks(), dhcpChecks(), recordChecks(), restartChecks(), releaseChecks(), loadChecks(), leaseChecks())
+	return slices.Concat(pictureChecks(), spoofChecks(), inboundChecks(), ruleChecks(), identityChecks(), shownChecks(), dhcpChecks(), recordChecks(), restartChecks(), lifeChecks(), releaseChecks(), loadChecks(), leaseChecks())
 }
 
 // List prints the names of all checks and what each is about.

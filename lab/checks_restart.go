@@ -135,7 +135,7 @@ func (l *Lab) checkKillServer(ctx context.Context) (string, error) {
 		}
 	}
 	// Everybody is back: the agent reports, and a change reaches the routers.
-	if err := l.reported(ctx, began); err != nil {
+	if err := l.reported(ctx, hypervisor, began); err != nil {
 		return "", err
 	}
 	if err := l.follows(ctx); err != nil {
@@ -148,15 +148,15 @@ func (l *Lab) checkKillServer(ctx context.Context) (string, error) {
 		took.Seconds(), offered, len(before.routes)), nil
 }
 
-// reported waits until the agent has spoken to the server after a time.
-func (l *Lab) reported(ctx context.Context, after time.Time) error {
+// reported waits until a host's agent has spoken to the server after a time.
+func (l *Lab) reported(ctx context.Context, host string, after time.Time) error {
 	return until(ctx, 30*time.Second, func() error {
 		var h hostRecord
-		if err := l.query(ctx, &h, "host", "get", hypervisor); err != nil {
+		if err := l.query(ctx, &h, "host", "get", host); err != nil {
 			return err
 		}
 		if !h.Seen.After(after) {
-			return fmt.Errorf("the agent has not reported since %s: %s", after.Format(time.TimeOnly), l.lastWords("agent"))
+			return fmt.Errorf("the agent has not reported since %s: %s", after.Format(time.TimeOnly), l.lastWords(hostNamed(host).agent))
 		}
 		return nil
 	})
@@ -250,7 +250,7 @@ func (l *Lab) checkKillAgent(ctx context.Context) (string, error) {
 	}); err != nil {
 		return "", err
 	}
-	if err := l.reported(ctx, gone); err != nil {
+	if err := l.reported(ctx, hypervisor, gone); err != nil {
 		return "", err
 	}
 	for _, g := range instances {

@@ -1,24 +1,27 @@
 // Package lab puts the whole picture on one machine, in network namespaces:
 //
 //	              core: the outside world, and the way to the server
-//	   ┌─────────┬─────────┬────┴─────────┬───────────┬──────┬───────┐
-//	router1   router2   router3        router4     server  load  hv1 (management)
-//	   └────┬────┘         │              │
+//	   ┌─────────┬─────────┬────┴─────────┬───────────┬──────┬─────┬─────┐
+//	router1   router2   router3        router4     server  load  hv1   hv2
+//	   └────┬────┘         │              │                   (management)
 //	fabric: pod1      fabric: pod2   fabric: pod3
 //	   ├── stray           │              │
+//	   ├── hv2: br0 ─ e-1  │              │
 //	hv1: br0            hv1: br1       hv1: br2
-//	   ├ i-1 … i-4, i-6    └ i-5          └ l-1 … l-5
-//	   ├ scratch
+//	   ├ i-1 … i-4, i-6    └ i-5          ├ l-1 … l-5
+//	   ├ scratch                          └ p-1
 //	   └ stranger
 //
 // Every box is a namespace with a kernel stack of its own. The server, the
-// routers and the agent are the built binary, the instances run DHCPv6 clients
-// of the distribution, and i-5 takes its address by DHCPv6. Leases in pod3 are
-// short, and router4 knows of them only what the replies tell it; its guests are
-// switched on by the checks of their leases. Nobody registered the stranger,
-// whose tap is on the hypervisor, nor the stray, which sits on the pod's link
-// where no hypervisor filters it. The scratch guest is registered and deleted by
-// checks. From load a load generator asks as the relay of a pod of its own.
+// routers and the agents are the built binary, the instances run DHCPv6 clients
+// of the distribution, and i-5 takes its address by DHCPv6; echo requests reach it
+// only as a rule allows. Leases in pod3 are short, router4 knows of them only what
+// the replies tell it, and guests there may use temporary addresses, as p-1 does;
+// the others are switched on by the checks of their leases. What befalls
+// hypervisors befalls hv2. Nobody registered the stranger, whose tap is on hv1,
+// nor the stray, which sits on the pod's link where no hypervisor filters it. The
+// scratch guest is registered and deleted by checks. From load a load generator
+// asks as the relay of a pod of its own.
 //
 // The package knows no other of this module: it drives the binary as any
 // operator would.

@@ -76,17 +76,7 @@ func (w *wire) send(frames ...[]byte) error {
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with its affinity
 		done <- func() error {
-			var may, one unix.CPUSet
-			if err := unix.SchedGetaffinity(0, &may); err != nil {
-				return err
-			}
-			for cpu := 0; ; cpu++ {
-				if may.IsSet(cpu) {
-					one.Set(cpu)
-					break
-				}
-			}
-			if err := unix.SchedSetaffinity(0, &one); err != nil {
+			if err := stayOnOneProcessor(); err != nil {
 				return err
 			}
 			for _, f := range frames {

@@ -98,10 +98,10 @@ killed is removed the same.`,
 	}
 
 	c := group("lab", "The whole picture on this machine, in network namespaces", up, check, down, demo)
-	c.Long = `The lab is a core network, four routers, a server, a hypervisor, a load generator
-and eleven instances with real DHCPv6 clients, each in a network namespace of this
-machine, and two guests that nobody registered. It takes root, and touches nothing
-else.`
+	c.Long = `The lab is a core network, four routers, a server, two hypervisors, a load generator
+and thirteen instances, most with real DHCPv6 clients, each in a network namespace
+of this machine, and two guests that nobody registered. It takes root, and touches
+nothing else.`
 	c.PersistentFlags().StringVar(&name, "name", "lab", "first part of the namespaces' names; another `name` is another lab")
 	c.PersistentFlags().StringVar(&dir, "dir", "", "`directory` of the lab's state (default /run/sixacre-NAME)")
 	return c
