@@ -241,6 +241,7 @@ func (b base) sets() []Set {
 		{Kind: "set", Name: "held", Spec: address},
 		{Kind: "set", Name: "here", Spec: address},
 		{Kind: "set", Name: "echo_by_rule", Spec: "type ifname;"},
+		cutSet,
 	}
 	for _, bits := range b.lengths {
 		out = append(out,

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -31,6 +32,28 @@ func (rs Ruleset) Cut(before Ruleset) func(sixacre.Flow) bool {
 	return func(f sixacre.Flow) bool {
 		return slices.ContainsFunc(changed, func(j judged) bool { return j.ends(f) })
 	}
+}
+
+// cutSet holds what guests may not go on with, until they have not tried to for as
+// long.
+var cutSet = Set{
+	Kind: "set", Name: "cut",
+	Spec: fmt.Sprintf("type ipv6_addr . inet_service . ipv6_addr . inet_service; size %d; flags dynamic,timeout; timeout 10m;", dynamicSize),
+}
+
+// Hold returns the change that keeps guests from going on with flows that were
+// opened to them and are cut. Of other flows it takes no notice.
+func Hold(flows []sixacre.Flow) Change {
+	step := Step{Verb: AddElements, Object: Object{"bridge", BridgeTable, cutSet.Kind, cutSet.Name}, Spec: cutSet.Spec}
+	for _, f := range flows {
+		if f.Protocol == sixacre.TCP || f.Protocol == sixacre.UDP {
+			step.List = append(step.List, fmt.Sprintf("%s . %d . %s . %d", f.Destination, f.DestinationPort, f.Source, f.SourcePort))
+		}
+	}
+	if step.List == nil {
+		return nil
+	}
+	return Change{step}
 }
 
 // judged is a NIC whose rules of one direction changed.

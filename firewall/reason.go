@@ -36,6 +36,7 @@ const (
 	OffLink
 	Redirect
 	TooManyConnections
+	CutConnection
 )
 
 var reasons = map[Reason]struct{ name, text string }{
@@ -66,6 +67,7 @@ var reasons = map[Reason]struct{ name, text string }{
 	ErrorRate:          {"icmpv6-error-rate", "more ICMPv6 errors than one guest needs"},
 	OffLink:            {"off-link", "ND or MLD from off the link"},
 	Redirect:           {"redirect", "redirect"},
+	CutConnection:      {"cut", "of a connection that ended with the rule that had allowed it"},
 	TooManyConnections: {"connections", "more connections than one guest may have"},
 }
 

@@ -35,6 +35,8 @@ type Firewall interface {
 type Memory interface {
 	// Forget drops what was counted of these guests.
 	Forget(context.Context, []firewall.Port) error
+	// Hold keeps guests from going on with flows that others opened to them.
+	Hold(context.Context, []sixacre.Flow) error
 	// EndConnections ends the tracked connections that match.
 	EndConnections(match func(sixacre.Flow) bool) (ended int, err error)
 }

@@ -23,7 +23,8 @@ type chores struct {
 	view   *sixacre.View
 	status *Status
 	gone   []firewall.Port           // of whom the kernel need remember nothing
-	cuts   []func(sixacre.Flow) bool // flows that end
+	cuts   []func(sixacre.Flow) bool // flows that end because rules no longer allow them
+	lost   []func(sixacre.Flow) bool // flows of addresses that nobody here holds any more
 }
 
 func (k *keeper) add(c chores) {
@@ -31,6 +32,7 @@ func (k *keeper) add(c chores) {
 	k.todo.view, k.todo.status = c.view, c.status
 	k.todo.gone = append(k.todo.gone, c.gone...)
 	k.todo.cuts = append(k.todo.cuts, c.cuts...)
+	k.todo.lost = append(k.todo.lost, c.lost...)
 	k.mu.Unlock()
 }
 
@@ -76,18 +78,39 @@ func (a *Agent) forget(c chores) {
 			a.Log.Warn("what was counted of guests that are gone is still there", "reason", err)
 		}
 	}
-	if len(c.cuts) == 0 {
+	if len(c.cuts)+len(c.lost) == 0 {
 		return
 	}
-	ended, err := a.Memory.EndConnections(func(f sixacre.Flow) bool {
-		return slices.ContainsFunc(c.cuts, func(ends func(sixacre.Flow) bool) bool { return ends(f) })
-	})
-	if err != nil {
+	if err := a.end(c); err != nil {
 		a.Log.Warn("connections that are no longer allowed may go on until they time out", "reason", err)
 	}
+}
+
+// end ends connections. Those that a rule cuts are held first: else what the guest
+// goes on sending would open them from its side.
+func (a *Agent) end(c chores) error {
+	matches := func(all []func(sixacre.Flow) bool, f sixacre.Flow) bool {
+		return slices.ContainsFunc(all, func(ends func(sixacre.Flow) bool) bool { return ends(f) })
+	}
+	if len(c.cuts) > 0 {
+		var cut []sixacre.Flow
+		if _, err := a.Memory.EndConnections(func(f sixacre.Flow) bool {
+			if matches(c.cuts, f) {
+				cut = append(cut, f)
+			}
+			return false
+		}); err != nil {
+			return err
+		}
+		if err := a.Memory.Hold(context.Background(), cut); err != nil {
+			return err
+		}
+	}
+	ended, err := a.Memory.EndConnections(func(f sixacre.Flow) bool { return matches(c.cuts, f) || matches(c.lost, f) })
 	if ended > 0 {
 		a.Log.Info("ended connections", "number", ended)
 	}
+	return err
 }
 
 // leftovers adds what the change to next leaves to do.
@@ -117,7 +140,7 @@ func (a *Agent) leftovers(c chores, finds []find, next firewall.Ruleset) chores 
 	}
 	a.last = now
 	if len(lost) > 0 {
-		c.cuts = append(c.cuts, endsOf(lost))
+		c.lost = append(c.lost, endsOf(lost))
 	}
 	return c
 }

@@ -85,6 +85,9 @@ func TestCut(t *testing.T) {
 	v.Groups = []sixacre.Group{groupOf(t, "web", "in udp ports=3000 remote=group:app cut")}
 	h.follow(v)
 	h.until("the rule's connection ended", func() bool { return !goesOn(1000) })
+	if h.passes("guest1", "wire", packet{srcMAC: mac1, src: own1, dst: outside, next: udp, payload: udpTo(1000, 5000, 'm')}.frame()) || goesOn(1000) {
+		t.Error("the guest went on with the connection, and so opened it anew")
+	}
 	if !goesOn(2000) {
 		t.Error("a connection ended whose rule does not say so")
 	}

@@ -178,3 +178,23 @@ func (k *Kernel) remove(set counting, elements []element) error {
 	half := len(elements) / 2
 	return cmp.Or(k.remove(set, elements[:half]), k.remove(set, elements[half:]))
 }
+
+// Hold keeps guests from going on with flows that others had opened to them, for
+// as long as they try, and 10 minutes more.
+func (k *Kernel) Hold(_ context.Context, flows []sixacre.Flow) error {
+	change := firewall.Hold(flows)
+	if len(change) == 0 {
+		return nil
+	}
+	b, ok := batchOf(change)
+	if !ok {
+		return fmt.Errorf("holding flows: %s is not understood", change)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	err := k.transact(b)
+	if errors.Is(err, errDrift) { // which is not for this to repair
+		err = k.transact(b)
+	}
+	return err
+}
