@@ -74,6 +74,7 @@ func TestEvadeInbound(t *testing.T) {
 	add("DHCPv6 reply behind options", one(reply.behind(padding)), one(reply))
 	add("DHCPv6 reply from off the link", one(toGuest1(outside, ll1, 64, udp, udpTo(547, 546, 7, 1, 2, 3))), one(reply))
 	add("DHCPv6 reply from another port", one(toGuest1(router, ll1, 64, udp, udpTo(548, 546, 7, 1, 2, 3))), one(reply))
+	add("DHCPv6 reply to another port", one(toGuest1(router, ll1, 64, udp, udpTo(547, 545, 7, 1, 2, 3))), one(reply))
 	add("no next header", one(toGuest1(outside, own1, 64, noNext, make([]byte, 8))), nil)
 	long := ping.behind(jumbo).frame()
 	long[18], long[19] = 0, 0

@@ -232,7 +232,15 @@ func TestEvadeND(t *testing.T) {
 	add("NA with an option of length 0", one(option(bare, 2, 0, 6, 0, 0, 0, 0, 2)), one(bare))
 	add("NA with an option longer than it is", one(option(bare, 2, 2, 6, 0, 0, 0, 0, 2)), one(bare))
 	add("NA with the MAC as if it were a NS", one(option(bare, append([]byte{1, 1}, mac1...)...)), one(own))
-	add("NA with code 1", one(nd(own1, "ff02::1", icmp(136, 1, "60000000"+addressHex(own1)))), one(bare))
+	for _, p := range []packet{
+		own, bare, nd(ll1, router, ns(router, mac1)), nd(ll1, router, ns(router, nil)), nd("::", "ff02::1:ff00:1", ns(ll1, nil)), option(nd("::", "ff02::1:ff00:1", ns(ll1, nil)), nonce...),
+		nd(ll1, "ff02::2", icmp(133, 0, "00000000")), nd(ll1, "ff02::2", icmp(133, 0, "00000000 0101 060000000001")), nd("::", "ff02::2", icmp(133, 0, "00000000")),
+	} {
+		coded := p
+		coded.payload = slices.Clone(p.payload)
+		coded.payload[1] = 1
+		add(fmt.Sprintf("ND type %d of %d octets with code 1", p.payload[0], len(p.payload)), one(coded), one(p))
+	}
 	for _, hops := range []byte{0, 1, 64, 254} {
 		p := own
 		p.hops = hops
@@ -270,6 +278,7 @@ func TestEvadeND(t *testing.T) {
 	add("DAD with hop limit 64", one(fromGuest1("::", "ff02::1:ff00:1", 64, icmp6, ns(ll1, nil))), one(nd("::", "ff02::1:ff00:1", ns(ll1, nil))))
 	add("DAD with a nonce and hop limit 64", one(option(fromGuest1("::", "ff02::1:ff00:1", 64, icmp6, ns(ll1, nil)), nonce...)), one(option(nd("::", "ff02::1:ff00:1", ns(ll1, nil)), nonce...)))
 	add("DAD with another option", one(option(nd("::", "ff02::1:ff00:1", ns(ll1, nil)), 14, 2, 3, 4, 5, 6, 7, 8)), one(option(nd("::", "ff02::1:ff00:1", ns(ll1, nil)), nonce...)))
+	add("udp from ::", one(fromGuest1("::", outside, 64, udp, question.payload)), one(question))
 	add("DAD as UDP", one(fromGuest1("::", "ff02::1:ff00:1", 255, udp, ns(ll1, nil))), one(nd("::", "ff02::1:ff00:1", ns(ll1, nil))))
 	add("RS from :: with hop limit 64", one(fromGuest1("::", "ff02::2", 64, icmp6, icmp(133, 0, "00000000"))), one(nd("::", "ff02::2", icmp(133, 0, "00000000"))))
 	add("RS from :: to one host", one(nd("::", router, icmp(133, 0, "00000000"))), one(nd("::", "ff02::2", icmp(133, 0, "00000000"))))

@@ -198,11 +198,14 @@ func (m *maker) group() string {
 	return pick(m.chance, "ff02::1", "ff02::2", "ff02::16", "ff02::1:2", "ff02::fb", "ff05::1:3", "ff3e::8000:1", "ff02::1:ff00:1", "ff02::1:ff00:2")
 }
 
-// ends are source and destination of a packet from there.
+// addresses are source and destination of a packet from there.
 func (m *maker) addresses(from string) (src, dst string) {
 	src = m.mine(from)
-	if m.oneIn(8) {
+	switch {
+	case m.oneIn(8):
 		src = m.address()
+	case m.oneIn(30):
+		src = "::"
 	}
 	switch {
 	case m.oneIn(10):
