@@ -141,7 +141,7 @@ func (l *Lab) releaseBeforeRA(ctx context.Context, nic nicRecord, c *client) (st
 		return false, err
 	}
 	defer w.Close()
-	if err := w.send(g.self(nic.LinkLocal).to("", allRouters).routerSolicitation()); err != nil {
+	if err := w.send(g.self(nic.LinkLocal).to("", allRouters).onLink().routerSolicitation()); err != nil {
 		return false, err
 	}
 	if err := until(ctx, answerWithin, func() error { return l.hasAddress(g, nic.Address) }); err != nil {
