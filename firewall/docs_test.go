@@ -107,6 +107,10 @@ func fenced(doc string, mode firewall.Mode) []string {
 	return out
 }
 
+// numbers are what nft prints of protocols where there is no /etc/protocols.
+var numbers = strings.NewReplacer("ipv6-icmp", "58", "ipv6-route", "43", "l4proto gre", "l4proto 47",
+	"nexthdr tcp", "nexthdr 6", "nexthdr udp", "nexthdr 17", "{ tcp, udp }", "{ 6, 17 }")
+
 var dropping = regexp.MustCompile(`meta mark set 0x([0-9a-f]{8}) goto dropped_(?:from|to) comment "[^"]*"`)
 
 // chainsOf returns the rules of each chain, by its name and its table's family.
@@ -129,7 +133,7 @@ func chainsOf(listing string) map[string][]string {
 		case line == "}":
 			chain = ""
 		case chain != "":
-			out[chain] = append(out[chain], line)
+			out[chain] = append(out[chain], numbers.Replace(line))
 		}
 	}
 	return out
