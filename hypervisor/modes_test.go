@@ -476,3 +476,38 @@ func TestConnectionLimit(t *testing.T) {
 		}
 	}
 }
+
+// TestMalformed: what connection tracking does not look into, since it is not the
+// IPv6 that it says it is, opens no connection, whatever the rules allow.
+func TestMalformed(t *testing.T) {
+	h := newHost(t, filterAlone{})
+	h.follow(sixacre.View{
+		Instances: []sixacre.Instance{instance(1, "all"), instance(2, "all")},
+		Groups:    []sixacre.Group{groupOf(t, "all", "in any")},
+	})
+	for _, c := range []struct {
+		name   string
+		change func(frame []byte) []byte
+		pass   bool
+	}{
+		{"well formed", func(f []byte) []byte { return f }, true},
+		{"version 2", func(f []byte) []byte { f[14] = 0x20; return f }, false},
+		{"version 4", func(f []byte) []byte { f[14] = 0x40; return f }, false},
+		{"cut short", func(f []byte) []byte { return f[:len(f)-1] }, false},
+		{"longer than it is", func(f []byte) []byte { f[18] = 1; return f }, false},
+		{"a header alone", func(f []byte) []byte { return f[:54] }, false},
+	} {
+		for _, to := range [][2]string{{"guest1", "wire"}, {"wire", "guest1"}, {"guest1", "guest2"}} {
+			p := packet{srcMAC: macOf(to[0]), dstMAC: macOf(to[1]), src: own1, dst: outside, next: udp, payload: udpTo(5000, 6000, []byte("whatever")...)}
+			switch to[1] {
+			case "guest1":
+				p.src, p.dst = outside, own1
+			case "guest2":
+				p.dst = own2
+			}
+			if got := h.passes(to[0], to[1], c.change(p.frame())); got != c.pass {
+				t.Errorf("%s, from %s to %s: passed %t, want %t", c.name, to[0], to[1], got, c.pass)
+			}
+		}
+	}
+}
