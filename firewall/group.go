@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,7 +90,14 @@ func (g *group) name(from remotes) {
 
 // sameRules is quick where the view did not change them.
 func sameRules(a, b []sixacre.Rule) bool {
-	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || reflect.DeepEqual(a, b))
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.EqualFunc(a, b, sameRule))
+}
+
+// sameRule compares all but the description.
+func sameRule(a, b sixacre.Rule) bool {
+	return a.ID == b.ID && a.Direction == b.Direction && a.Protocol == b.Protocol && slices.Equal(a.Ports, b.Ports) &&
+		(a.ICMPType == nil) == (b.ICMPType == nil) && (a.ICMPType == nil || *a.ICMPType == *b.ICMPType) &&
+		a.Remote == b.Remote && a.IncludePrefixes == b.IncludePrefixes && a.Cut == b.Cut
 }
 
 func allow(g sixacre.Group, d sixacre.Direction) allowances {
@@ -217,7 +223,8 @@ func remotesOf(rules []sixacre.Rule) remotes {
 
 // members is the part of a group that rules name: who belongs to it.
 type members struct {
-	given sixacre.Members
+	given     sixacre.Members
+	addresses []netip.Addr // those that count, in order
 	part
 }
 
@@ -230,11 +237,24 @@ func (rs Ruleset) membersOf(given sixacre.Members) *members {
 	if found && slices.Equal(rs.members[i].given.Addresses, given.Addresses) && slices.Equal(rs.members[i].given.Prefixes, given.Prefixes) {
 		return rs.members[i]
 	}
-	all := slices.DeleteFunc(slices.Clone(given.Addresses), func(a netip.Addr) bool { return !unicast(a) })
-	slices.SortFunc(all, netip.Addr.Compare)
-	addresses := Set{Kind: "set", Name: "members_" + given.Group, Spec: "type ipv6_addr;"}
-	for _, a := range slices.Compact(all) {
-		addresses.Elements = append(addresses.Elements, a.String())
+	m.addresses = slices.DeleteFunc(slices.Clone(given.Addresses), func(a netip.Addr) bool { return !unicast(a) })
+	slices.SortFunc(m.addresses, netip.Addr.Compare)
+	m.addresses = slices.Compact(m.addresses)
+	var before []netip.Addr
+	var texts []string // of those, as they were written before
+	if found {
+		before, texts = rs.members[i].addresses, rs.members[i].sets[0].Elements
+	}
+	addresses := Set{Kind: "set", Name: "members_" + given.Group, Spec: "type ipv6_addr;", Elements: make([]string, 0, len(m.addresses))}
+	for _, a := range m.addresses {
+		for len(before) > 0 && before[0].Less(a) {
+			before, texts = before[1:], texts[1:]
+		}
+		if len(before) > 0 && before[0] == a {
+			addresses.Elements = append(addresses.Elements, texts[0])
+		} else {
+			addresses.Elements = append(addresses.Elements, a.String())
+		}
 	}
 	prefixes := Set{Kind: "set", Name: "member_prefixes_" + given.Group, Spec: "type ipv6_addr; flags interval;"}
 	for _, p := range disjoint(given.Prefixes) {

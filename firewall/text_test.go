@@ -124,6 +124,7 @@ func rules(groups []string) *rapid.Generator[sixacre.Rule] {
 			r.Remote.Prefix = netip.PrefixFrom(netip.MustParseAddr("2001:db8:ffff::"), rapid.IntRange(33, 64).Draw(t, "bits")).Masked()
 		case 2:
 			r.Remote.Group = rapid.SampledFrom(groups).Draw(t, "remote group")
+			r.IncludePrefixes = rapid.Bool().Draw(t, "include prefixes")
 		}
 		return r
 	})
@@ -166,6 +167,56 @@ func TestChangesAddUp(t *testing.T) {
 		if want, err = nft(t, other.String()); err != nil || got != want {
 			t.Errorf("seed %d: %v, after a sync:\n%s\nat once:\n%s", seed, err, got, want)
 		}
+	}
+}
+
+// TestNextIsCompile: what is taken over from the ruleset before is what would
+// have been made anew.
+func TestNextIsCompile(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		before := firewall.Compile(hosts().Draw(t, "before"))
+		h := hosts().Draw(t, "host")
+		if got, want := before.Next(h).String(), firewall.Compile(h).String(); got != want {
+			t.Errorf("after another ruleset\n%s\nalone\n%s", got, want)
+		}
+	})
+}
+
+// TestNextSeesRulesChange: whatever changes in a rule, the group is made anew.
+func TestNextSeesRulesChange(t *testing.T) {
+	host := func(r sixacre.Rule) firewall.Host {
+		h := base(firewall.BridgeNetfilter)
+		h.Ports = []firewall.Port{port("tap1", guest(1, nil, "web"))}
+		h.Groups = []sixacre.Group{{Name: "web", Rules: []sixacre.Rule{r}}}
+		return h
+	}
+	tcp := sixacre.Rule{ID: 1, Direction: sixacre.In, Protocol: sixacre.TCP, Ports: sixacre.Ports{{First: 80, Last: 80}}, Remote: sixacre.Remote{Group: "web"}}
+	icmp := sixacre.Rule{ID: 1, Direction: sixacre.In, Protocol: sixacre.ICMPv6, ICMPType: &sixacre.ICMPType{Type: 139}}
+	for what, c := range map[string]struct {
+		before sixacre.Rule
+		change func(*sixacre.Rule)
+	}{
+		"id":        {tcp, func(r *sixacre.Rule) { r.ID = 2 }},
+		"direction": {tcp, func(r *sixacre.Rule) { r.Direction = sixacre.Out }},
+		"protocol":  {tcp, func(r *sixacre.Rule) { r.Protocol = sixacre.UDP }},
+		"ports":     {tcp, func(r *sixacre.Rule) { r.Ports = sixacre.Ports{{First: 80, Last: 81}} }},
+		"type":      {icmp, func(r *sixacre.Rule) { r.ICMPType = &sixacre.ICMPType{Type: 140} }},
+		"no type":   {icmp, func(r *sixacre.Rule) { r.ICMPType = nil }},
+		"remote":    {tcp, func(r *sixacre.Rule) { r.Remote.Group = "db" }},
+		"prefixes":  {tcp, func(r *sixacre.Rule) { r.IncludePrefixes = true }},
+	} {
+		after := c.before
+		c.change(&after)
+		want := firewall.Compile(host(after)).String()
+		if got := firewall.Compile(host(c.before)).Next(host(after)).String(); got != want {
+			t.Errorf("%s: after another rule\n%s\nalone\n%s", what, got, want)
+		}
+	}
+	cut := tcp
+	cut.Cut = true
+	cutting := firewall.Compile(host(tcp)).Next(host(cut))
+	if cutting.Next(host(icmp)).Cut(cutting) == nil {
+		t.Error("a rule that now cuts does not")
 	}
 }
 
