@@ -79,7 +79,7 @@ func (w *twin) track(p reading) (state, *connection) {
 			b.protocol, opens = icmp6|code<<8, kind == 128
 		case 139, 140: // RFC 4620 section 4
 			b.protocol, opens = icmp6|code<<8|1<<16, kind == 139
-		case 130, 131, 132, 133, 134, 135, 136, 143, 151, 152, 153: // MLD, ND and router discovery
+		case 130, 131, 132, 133, 134, 135, 136, 143: // MLD and ND
 			return untracked, nil
 		default:
 			return invalid, nil
