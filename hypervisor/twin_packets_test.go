@@ -54,7 +54,8 @@ func (m *maker) probe() probe {
 
 // untold reports whether a frame of the probe is one that the twin does not
 // judge:
-//   - of a protocol whose connections have rules of their own;
+//   - of a protocol whose connections have rules of their own, or of router
+//     discovery behind an Authentication Header, which kernels track differently;
 //   - a fragment of another policy's train, in the middle of another fragment's
 //     packet, whose ports are nowhere, or of an odd length, which every receiver
 //     drops (RFC 8200 section 4.5);
@@ -70,6 +71,8 @@ func (m *maker) untold(p probe) bool {
 		case slices.Contains([]int{1, 33, 132, 136}, r.inner): // ICMP, DCCP, SCTP, UDP-Lite
 			return true
 		case r.inner == 47 && len(r.innerUpper) > 1 && r.innerUpper[1]&7 != 0: // PPTP's GRE
+			return true
+		case r.protocol == authentication && r.inner == icmp6 && len(r.innerUpper) > 0 && r.innerUpper[0] > 150:
 			return true
 		case r.fragmented && (r.id < m.first || r.id > trains):
 			return true
