@@ -134,7 +134,7 @@ func (k *Kernel) Forget(_ context.Context, ports []firewall.Port) error {
 	}
 	named := map[string]bool{}
 	for _, p := range ports {
-		named[p.Device] = true
+		named[p.Device] = p.Device != ""
 	}
 	for _, set := range sets {
 		var theirs []element

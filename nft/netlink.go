@@ -85,7 +85,7 @@ func cString(b []byte) string {
 	return string(b)
 }
 
-var families = map[string]byte{"bridge": unix.NFPROTO_BRIDGE, "ip6": unix.NFPROTO_IPV6, "inet": unix.NFPROTO_INET}
+var families = map[string]byte{"bridge": unix.NFPROTO_BRIDGE, "ip6": unix.NFPROTO_IPV6}
 
 func familyName(family byte) string {
 	for name, f := range families {
