@@ -24,7 +24,7 @@ test: deps build
 	go test -count=1 -timeout 20m ./...
 
 # The tests that the kernel decides, once more on Debian 12's own, in a virtual
-# machine (lab/vm): some five minutes. It needs a Debian mirror.
+# machine (lab/vm): ten minutes and more without KVM. It needs a Debian mirror.
 test-debian-kernel:
 	@.ci/install qemu-system-x86 busybox-static nftables iproute2 procps
 	lab/vm/test
