@@ -31,18 +31,24 @@ func Static(h Host) string {
 // Sync returns the text that makes the kernel's tables those of the ruleset,
 // whatever is in them: one transaction that replaces rules and elements in
 // place, so that no packet meets a table that is gone or half filled. Those of
-// the present objects that are not the ruleset's are deleted.
-func (rs Ruleset) Sync(present []Object) string {
+// the present objects that are not the ruleset's are deleted. Sets that are known
+// to hold just its elements are left as they are: kernels before 6.17 find none of
+// a range's for a moment, when it is made anew.
+func (rs Ruleset) Sync(present []Object, held map[Object]bool) string {
 	tables := rs.Tables()
 	ours := map[Object]bool{}
 	var p printer
 	p.declare(tables)
 	for _, t := range tables {
 		p.line("flush table %s %s", t.Family, t.Name)
-		for _, s := range t.Sets {
-			ours[t.object(s.Kind, s.Name)] = true
-			if !s.Dynamic() {
-				p.line("flush %s %s %s %s", s.Kind, t.Family, t.Name, s.Name)
+		for i, s := range t.Sets {
+			o := t.object(s.Kind, s.Name)
+			ours[o] = true
+			switch {
+			case held[o]:
+				t.Sets[i].Elements = nil
+			case !s.Dynamic():
+				p.line("flush %s", o)
 			}
 		}
 		for _, c := range t.Chains {

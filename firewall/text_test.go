@@ -25,14 +25,14 @@ func TestNftTakesIt(t *testing.T) {
 			rs := firewall.Compile(h)
 			whole, err := nft(t, rs.String())
 			must(t, err)
-			again, err := nft(t, rs.String(), rs.Sync(nil), firewall.Static(h), rs.Replace(), rs.Sync(nil))
+			again, err := nft(t, rs.String(), rs.Sync(nil, nil), firewall.Static(h), rs.Replace(), rs.Sync(nil, nil))
 			must(t, err)
 			if again != whole {
 				t.Errorf("loaded once:\n%s\nloaded over itself:\n%s", whole, again)
 			}
 			static, err := nft(t, firewall.Static(h))
 			must(t, err)
-			synced, err := nft(t, firewall.Static(h), rs.Sync(nil))
+			synced, err := nft(t, firewall.Static(h), rs.Sync(nil, nil))
 			must(t, err)
 			if synced != whole || static == "" {
 				t.Errorf("after the static part:\n%s\nwithout it:\n%s", synced, whole)
@@ -162,7 +162,7 @@ func TestChangesAddUp(t *testing.T) {
 		got, err = nft(t, other.String(), `table bridge sixacre {
 			chain stray { counter; }
 			map strays { type ifname : verdict; elements = { "tap1" : goto stray }; }
-		}`, other.Sync(stray))
+		}`, other.Sync(stray, nil))
 		must(t, err)
 		if want, err = nft(t, other.String()); err != nil || got != want {
 			t.Errorf("seed %d: %v, after a sync:\n%s\nat once:\n%s", seed, err, got, want)

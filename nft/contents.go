@@ -191,30 +191,55 @@ func (c contents) of(rs firewall.Ruleset) bool {
 func elementsAre(conn *netlink.Conn, rs firewall.Ruleset) (bool, error) {
 	for _, t := range rs.Tables() {
 		for _, s := range t.Sets {
-			if s.Dynamic() {
-				continue
-			}
-			l, known := layoutOf(s)
-			if !known {
-				return false, fmt.Errorf("set %s of table %s is of a kind that cannot be compared: %s", s.Name, t.Name, s.Spec)
-			}
-			var want, have tally
-			var made []element
-			for _, text := range s.Elements {
-				if made, known = l.elements(made[:0], text); !known {
-					return false, fmt.Errorf("an element of set %s of table %s cannot be compared: %s", s.Name, t.Name, text)
-				}
-				for _, e := range made {
-					want.add(e)
-				}
-			}
-			err := elementsOf(conn, families[t.Family], t.Name, s.Name, have.add)
-			if err != nil || want != have {
+			if same, err := holds(conn, t, s); err != nil || !same {
 				return false, err
 			}
 		}
 	}
 	return true, nil
+}
+
+// holding returns which of the ruleset's sets are there with just their elements.
+func (c contents) holding(conn *netlink.Conn, rs firewall.Ruleset) (map[firewall.Object]bool, error) {
+	held := map[firewall.Object]bool{}
+	for _, t := range rs.Tables() {
+		for _, s := range t.Sets {
+			o := firewall.Object{Family: t.Family, Table: t.Name, Kind: s.Kind, Name: s.Name}
+			if _, found := c[o]; !found {
+				continue
+			}
+			same, err := holds(conn, t, s)
+			if err != nil {
+				return nil, err
+			}
+			held[o] = same
+		}
+	}
+	return held, nil
+}
+
+// holds reports whether the kernel's set has the elements of this one and no
+// others. If packets make them, it has.
+func holds(conn *netlink.Conn, t firewall.Table, s firewall.Set) (bool, error) {
+	if s.Dynamic() {
+		return true, nil
+	}
+	l, known := layoutOf(s)
+	if !known {
+		return false, fmt.Errorf("set %s of table %s is of a kind that cannot be compared: %s", s.Name, t.Name, s.Spec)
+	}
+	var want, have tally
+	var made []element
+	for _, text := range s.Elements {
+		if made, known = l.elements(made[:0], text); !known {
+			return false, fmt.Errorf("an element of set %s of table %s cannot be compared: %s", s.Name, t.Name, text)
+		}
+		for _, e := range made {
+			want.add(e)
+		}
+	}
+	err := elementsOf(conn, families[t.Family], t.Name, s.Name, have.add)
+	return want == have, err
 }
 
 // elementsOf gives each element of a set.

@@ -54,17 +54,35 @@ func (k *Kernel) Apply(ctx context.Context, rs firewall.Ruleset) error {
 		// What we believed to be there was not: set everything.
 	}
 	k.applied = nil
+	return k.sync(ctx, rs)
+}
+
+// sync sets everything, in place, but for the elements of sets that have them.
+func (k *Kernel) sync(ctx context.Context, rs firewall.Ruleset) error {
 	conn, err := k.connect()
 	if err != nil {
 		return err
 	}
-	held, err := read(conn)
+	began, err := generation(conn)
 	if err != nil {
 		k.reset()
 		return err
 	}
-	present := slices.DeleteFunc(slices.Collect(maps.Keys(held)), func(o firewall.Object) bool { return o.Kind == "table" })
-	err = k.commit(ctx, rs, rs.Sync(present))
+	found, err := read(conn)
+	if err != nil {
+		k.reset()
+		return err
+	}
+	held, err := found.holding(conn, rs)
+	if err != nil {
+		k.reset()
+		return err
+	}
+	present := slices.DeleteFunc(slices.Collect(maps.Keys(found)), func(o firewall.Object) bool { return o.Kind == "table" })
+	err = k.commit(ctx, rs, rs.Sync(present, held))
+	if err == nil && k.generation != began+1 {
+		k.applied = nil // somebody was between what was read and what was written
+	}
 	if err != nil && ctx.Err() == nil && len(present) > 0 {
 		// A table of another version's shape cannot be changed in place.
 		err = k.commit(ctx, rs, rs.Replace())
