@@ -114,7 +114,24 @@ func (l *Lab) checkBoot(ctx context.Context) (string, error) {
 func (l *Lab) checkNewTap(ctx context.Context) (string, error) {
 	g := elsewhere
 	took, err := l.newTap(ctx, g)
-	return fmt.Sprintf("%s was programmed %s after it came up on its bridge, and passed nothing before", g.tap, milliseconds(took)), err
+	if err != nil {
+		return "", err
+	}
+	// While no agent runs, not even one that has the name of one before.
+	if err := l.crash(hostNamed(g.host).agent, func() error {
+		if err := l.remakeTap(ctx, g); err != nil {
+			return err
+		}
+		s, err := l.startStream(ctx, g)
+		if err != nil {
+			return err
+		}
+		defer s.end()
+		return errors.Join(l.ip(ctx, g.host, l.onBridge(g)), s.passesNothing())
+	}); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s was programmed %s after it came up on its bridge, and passed nothing spoofed or unasked before; made anew while no agent ran, it passed nothing at all until one did", g.tap, milliseconds(took)), l.streams(ctx, g)
 }
 
 // newTap makes the guest's tap anew and returns how long it took the agent to
@@ -158,6 +175,9 @@ func (l *Lab) checkRestartAgent(ctx context.Context) (string, error) {
 // withStream runs f while packets go to and from the guest on the second
 // hypervisor.
 func (l *Lab) withStream(ctx context.Context, f func(*stream) (string, error)) (string, error) {
+	if err := l.streams(ctx, elsewhere); err != nil {
+		return "", err
+	}
 	s, err := l.startStream(ctx, elsewhere)
 	if err != nil {
 		return "", err
@@ -167,6 +187,16 @@ func (l *Lab) withStream(ctx context.Context, f func(*stream) (string, error)) (
 		return "", err
 	}
 	return f(s)
+}
+
+// streams waits until packets go to and from a guest.
+func (l *Lab) streams(ctx context.Context, g guest) error {
+	s, err := l.startStream(ctx, g)
+	if err != nil {
+		return err
+	}
+	defer s.end()
+	return s.flows()
 }
 
 // checkUpgradeAgent makes the static part of the filter another than the agent's.
@@ -365,27 +395,30 @@ func (l *Lab) checkDataGone(ctx context.Context) (seen string, err error) {
 		l.forget(empty)
 	}()
 	return l.withStream(ctx, func(s *stream) (string, error) {
-		refusals := 0
-		refused := func() error {
-			return until(ctx, 2*answerWithin, func() error {
-				log, err := os.ReadFile(l.logPath(agent))
-				if now := strings.Count(string(log), "a valid token is needed"); err == nil && now > refusals {
-					refusals = now
-					return nil
-				}
-				return errors.Join(err, fmt.Errorf("the agent does not say that it is refused: %s", l.lastWords(agent)))
-			})
+		refusals := func() (int, error) {
+			log, err := os.ReadFile(l.logPath(agent))
+			return strings.Count(string(log), "a valid token is needed"), err
 		}
-		if err := refused(); err != nil {
+		before, err := refusals()
+		if err != nil {
 			return "", err
 		}
 		if err := l.crash(agent, func() error { return s.after(50) }); err != nil {
 			return "", err
 		}
-		if err := errors.Join(refused(), s.after(100)); err != nil {
+		if err := until(ctx, answerWithin, func() error {
+			now, err := refusals()
+			if err == nil && now == before {
+				err = fmt.Errorf("the agent does not say that it is refused: %s", l.lastWords(agent))
+			}
+			return err
+		}); err != nil {
+			return "", err
+		}
+		if err := s.after(100); err != nil {
 			return "", err
 		}
 		sent, err := s.whole()
-		return fmt.Sprintf("it refuses the token, and the agent keeps the filter, also when it is killed and started again: %d packets meanwhile, none lost and none let through", sent), err
+		return fmt.Sprintf("it refuses the token, and an agent that starts then has the filter as it was: %d packets meanwhile, none lost and none let through", sent), err
 	})
 }

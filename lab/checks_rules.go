@@ -236,8 +236,18 @@ func (l *Lab) checkCut(ctx context.Context) (string, error) {
 			for _, c := range opened {
 				all = append(all, forbidden(fmt.Sprintf("a new connection to port %d", c.port), outside.syn(40000, c.port, number())))
 			}
-			err = l.probe(router, all, atScratch)
-			return "with --cut those of a deleted rule and of a remote that left its group ended, without they go on; new ones are refused", err
+			if err := l.probe(router, all, atScratch); err != nil {
+				return "", err
+			}
+			// Nor does it go on from the guest's side, which may send what it likes.
+			own := scratch.self(nic.Address).to(pod1.routers[0].mac, pod1.routers[0].outside)
+			other := opened[0].conn.LocalAddr().(*net.TCPAddr).AddrPort()
+			own.dst = other.Addr()
+			err = l.probe(atScratch, []probe{
+				forbidden("the guest's next segment on a connection that was cut", own.later(cutByRule, other.Port(), number())),
+				permitted("one on a connection of its own", own.syn(cutByRule+1000, other.Port(), number())),
+			}, router)
+			return "with --cut those of a deleted rule and of a remote that left its group ended, for the guest too, without they go on; new ones are refused", err
 		}, membersGroup)
 	}, serversGroup)
 }

@@ -148,11 +148,16 @@ func (h ip6) udp(src, dst uint16, data []byte) frame {
 }
 
 // syn is the first segment of a TCP connection.
-func (h ip6) syn(src, dst uint16, sequence uint32) frame {
+func (h ip6) syn(src, dst uint16, sequence uint32) frame { return h.tcp(src, dst, sequence, 0x02) }
+
+// later is one in the midst of a connection, with an acknowledgment.
+func (h ip6) later(src, dst uint16, sequence uint32) frame { return h.tcp(src, dst, sequence, 0x18) }
+
+func (h ip6) tcp(src, dst uint16, sequence uint32, flags byte) frame {
 	p := binary.BigEndian.AppendUint16(nil, src)
 	p = binary.BigEndian.AppendUint16(p, dst)
 	p = binary.BigEndian.AppendUint32(p, sequence)
-	return h.packet(protoTCP, append(p, 0, 0, 0, 0, 5<<4, 0x02, 0xff, 0xff, 0, 0, 0, 0))
+	return h.packet(protoTCP, append(p, 0, 0, 0, 0, 5<<4, flags, 0xff, 0xff, 0, 0, 0, 0))
 }
 
 func (h ip6) icmp(typ byte, body []byte) frame {
