@@ -42,6 +42,19 @@ func (a agentFlags) limits() firewall.Limits {
 	return limits
 }
 
+// fit asks of the kernel no more than it can. Without nflog nothing is learned or
+// sampled; without the rest there is no filter.
+func (a *agentFlags) fit(kernel nft.Features) error {
+	if !kernel.ConnectionLimits || !kernel.Hashes {
+		return sixacre.Errorf(sixacre.Unavailable, "the kernel cannot limit connections (modules nft_connlimit, nft_hash): use one that has CONFIG_NFT_CONNLIMIT and CONFIG_NFT_HASH")
+	}
+	if !kernel.Logs && (a.learn != 0 || a.dropSamples != 0) {
+		slog.Warn("the kernel has no nflog (CONFIG_NETFILTER_NETLINK_LOG): guests' own link-local addresses are not learned, and no drops sampled")
+		a.learn, a.dropSamples = 0, 0
+	}
+	return nil
+}
+
 func (a agentFlags) log() firewall.Log {
 	return firewall.Log{Drops: a.dropSamples, Learning: a.learn}
 }
@@ -89,10 +102,14 @@ dropped and why; docs/firewall.md explains every rule.`,
 			if a.learn == a.dropSamples && a.learn != 0 {
 				return usageError(fmt.Sprintf("--learn and --log-drops are the same nflog group, %d: an nflog group has one listener", a.learn))
 			}
-			mode, err := nft.Probe(cmd.Context())
+			kernelCan, err := nft.Examine(cmd.Context())
 			if err != nil {
 				return err
 			}
+			if err := a.fit(kernelCan); err != nil {
+				return err
+			}
+			mode := kernelCan.Mode
 			if a.printStatic {
 				_, err := fmt.Fprint(cmd.OutOrStdout(), firewall.Static(firewall.Host{Mode: mode, Taps: taps, Limits: a.limits(), Log: a.log()}))
 				return err

@@ -101,14 +101,20 @@ func ofKernel(cmd *cobra.Command) []finding {
 			out = append(out, finding{"ok", what, good})
 		}
 	}
-	mode, err := nft.Probe(cmd.Context())
-	say(err, "connections", "known by "+mode.String())
+	can, err := nft.Examine(cmd.Context())
+	say(err, "connections", "known by "+can.Mode.String())
+	if err == nil && (!can.ConnectionLimits || !can.Hashes) {
+		say(errors.New("has no nft_connlimit or no nft_hash: the filter cannot be loaded"), "kernel", "")
+	}
+	if err == nil && !can.Logs {
+		out = append(out, finding{"note", "kernel", "has no nflog: guests' own link-local addresses are not learned"})
+	}
 	present, err := new(nft.Kernel).Present()
 	if err == nil && !present {
 		err = errors.New("there is none: load what 'sixacre agent --print-static' prints, or start the agent")
 	}
 	say(err, "filter", "is there")
-	if mode == firewall.BridgeNetfilter {
+	if can.Mode == firewall.BridgeNetfilter {
 		obstacles, err := nft.Obstacles()
 		say(err, "other chains", "")
 		for _, o := range obstacles {
