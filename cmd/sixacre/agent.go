@@ -149,12 +149,12 @@ dropped and why; docs/firewall.md explains every rule.`,
 			}
 			group, ctx := errgroup.WithContext(cmd.Context())
 			group.Go(func() error { return agent.Run(ctx) })
-			group.Go(func() error { return again(ctx, agent.Log, rtnl.Links{}.Watch, agent.LinksChanged) })
-			group.Go(func() error { return again(ctx, agent.Log, kernel.Watch, agent.FilterChanged) })
+			group.Go(func() error { return again(ctx, agent.Log, time.Second, rtnl.Links{}.Watch, agent.LinksChanged) })
+			group.Go(func() error { return again(ctx, agent.Log, time.Second, kernel.Watch, agent.FilterChanged) })
 			group.Go(func() error { return client.Watch(ctx, agent.Follow) })
 			if a.learn != 0 {
 				group.Go(func() error {
-					return again(ctx, agent.Log, func(ctx context.Context, _ func()) error {
+					return again(ctx, agent.Log, time.Minute, func(ctx context.Context, _ func()) error {
 						return nft.Listen(ctx, a.learn, func(p nft.Packet) { agent.Heard(p.In, p.Data) })
 					}, func() {})
 				})
@@ -202,19 +202,19 @@ func (a agentFlags) patterns() ([]firewall.Pattern, error) {
 	return out, nil
 }
 
-// again watches anew whenever watching ends, and says changed for what may have
-// been missed.
-func again(ctx context.Context, log *slog.Logger, watch func(context.Context, func()) error, changed func()) error {
+// again watches anew whenever watching ends, after a pause, and says changed for
+// what may have been missed.
+func again(ctx context.Context, log *slog.Logger, pause time.Duration, watch func(context.Context, func()) error, changed func()) error {
 	for {
 		err := watch(ctx, changed)
 		if ctx.Err() != nil {
 			return nil
 		}
-		log.Warn("watching anew", "reason", err)
+		log.Warn("watching anew", "after", pause, "reason", err)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(time.Second):
+		case <-time.After(pause):
 			changed()
 		}
 	}
