@@ -129,9 +129,9 @@ func (l *Lab) checkSpoofedSource(ctx context.Context) (string, error) {
 			what string
 			src  netip.Addr
 		}{
-			{s.victim.name + "'s address", s.victimNIC.Address}, {"its link-local", s.victimNIC.LinkLocal},
-			{"the router's", s.router.address}, {"its link-local", s.router.linkLocal}, {"the server's", serverAddress},
-			{"the subnet-router anycast address", s.guest.pod.link.Addr()}, {"another of the link", s.guest.pod.link.Addr().Next()},
+			{s.victim.name + "'s address", s.victimNIC.Address}, {s.victim.name + "'s link-local", s.victimNIC.LinkLocal},
+			{"the router's address", s.router.address}, {"the router's link-local", s.router.linkLocal}, {"the server's address", serverAddress},
+			{"the subnet-router anycast address", s.guest.pod.link.Addr()}, {"a free one of the link", s.guest.pod.link.Addr().Next()},
 			{"2001:db8:dead::1", netip.MustParseAddr("2001:db8:dead::1")}, {"::", netip.IPv6Unspecified()}, {"::1", netip.IPv6Loopback()},
 			{"a group", allNodes}, {"an IPv4-mapped address", netip.MustParseAddr("::ffff:192.0.2.1")},
 		} {

@@ -210,12 +210,6 @@ func (h ip6) routerSolicitation(options ...[]byte) frame {
 	return h.icmp(icmpRouterSol, slices.Concat(token()[:4], slices.Concat(options...)))
 }
 
-// neighborAdvertisement says that the target is at the MAC (RFC 4861 section
-// 4.4), to override what the receiver knows.
-func (h ip6) neighborAdvertisement(target netip.Addr, mac string) frame {
-	return h.onLink().nd(icmpNeighborAdv, target, macOption(targetMAC, mac))
-}
-
 // mld is a message of MLDv1 about a group of the link (RFC 2710 section 3).
 func (h ip6) mld(typ byte) frame {
 	return h.icmp(typ, slices.Concat([]byte{0, 0, 0, 0}, []byte{0xff, 0x02}, token()[:14]))

@@ -227,6 +227,31 @@ func TestChecksum(t *testing.T) {
 	}
 }
 
+// TestForms is about what the forgeries hide in (RFC 8200 sections 4.2 to 4.5).
+func TestForms(t *testing.T) {
+	h := ip6{srcMAC: "02:00:00:00:00:01", dstMAC: "02:00:00:00:00:02", src: netip.MustParseAddr("::1"), dst: netip.MustParseAddr("::2")}
+	plain := h.udp(1, 2, make([]byte, 16))
+	hidden := plain.behind(routerAlert, padding)
+	want := slices.Concat([]byte{destinationOptions, 0, 5, 2, 0, 0, 1, 0}, []byte{protoUDP, 0, 1, 4, 0, 0, 0, 0}, plain.payload())
+	if hidden.proto() != hopByHop || !bytes.Equal(hidden.payload(), want) {
+		t.Errorf("behind options it is %d %x", hidden.proto(), hidden.payload())
+	}
+	pieces := hidden.fragments(16)
+	first, second := pieces[0].payload(), pieces[1].payload()
+	switch {
+	case pieces[0].proto() != fragment || pieces[1].proto() != fragment || first[0] != hopByHop || second[0] != hopByHop:
+		t.Errorf("fragments are of %d and %d", first[0], second[0])
+	case !bytes.Equal(first[2:4], []byte{0, 1}) || !bytes.Equal(second[2:4], []byte{0, 16}) || !bytes.Equal(first[4:8], second[4:8]):
+		t.Errorf("fragments begin with %x and %x", first[:8], second[:8])
+	case !bytes.Equal(slices.Concat(first[8:], second[8:]), want):
+		t.Errorf("fragments make %x and %x", first[8:], second[8:])
+	}
+	// A header of IPv4 with its checksum sums up to ffff (RFC 791 section 3.1).
+	if sum := onesSum(0, ipv4(token())[:20]); sum != 0xffff {
+		t.Errorf("the IPv4 header sums up to %x", sum)
+	}
+}
+
 // perfdhcpSays is the end of what perfdhcp 2.2 prints, cut to what is read, with
 // two Renews and three Releases beside ten exchanges.
 const perfdhcpSays = `***Rate statistics***
