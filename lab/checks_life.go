@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,7 +22,7 @@ func lifeChecks() []check {
 		{"restart-agent", "kill -9 of an agent: no packet lost, of new connections neither, and none let through", (*Lab).checkRestartAgent},
 		{"upgrade-agent", "an agent that starts over another build's filter", (*Lab).checkUpgradeAgent},
 		{"flush", "somebody's 'nft flush ruleset' is repaired; the bridge holds taps to their MACs meanwhile", (*Lab).checkFlush},
-		{"set-back", "settings of bridge and ports that somebody changed are set again", (*Lab).checkSetBack},
+		{"set-back", "settings of bridge and ports that somebody changed are set again; br_netfilter's may be as others want", (*Lab).checkSetBack},
 		{"server-gone", "without its server an agent keeps the filter, also across its restart and for a tap made anew", (*Lab).checkServerGone},
 		{"data-gone", "a server that has lost its data opens and closes nothing", (*Lab).checkDataGone},
 	}
@@ -308,9 +309,30 @@ func (l *Lab) checkSetBack(ctx context.Context) (string, error) {
 		if err := s.flows(); err != nil {
 			return "", err
 		}
+		// As Docker and Kubernetes have it; that is not the agent's to set back.
+		if err := l.callFilter(g.host, "1"); err != nil {
+			return "", err
+		}
+		err = errors.Join(s.after(20), s.flows(), l.callFilter(g.host, "0"))
+		if err != nil {
+			return "", err
+		}
 		sent, lost, err := s.finish()
 		return fmt.Sprintf("set again within %s; of %d packets meanwhile %d were lost, and of spoofed and unasked ones none passed", milliseconds(took), sent, lost), err
 	})
+}
+
+// callFilter sets whether all bridges of a host hand their packets to its own
+// rules; where br_netfilter is not loaded, nothing does.
+func (l *Lab) callFilter(host, on string) error {
+	values := map[string]string{}
+	for _, family := range []string{"ip6tables", "iptables", "arptables"} {
+		values["bridge/bridge-nf-call-"+family] = on
+	}
+	if err := l.sysctl(host, values); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // checkServerGone takes the management network away from the hypervisor.
