@@ -216,22 +216,21 @@ const dynamicSize = 65535
 
 // sets returns the sets of the bridge's table that all NICs share.
 func (b base) sets() []Set {
-	ports := Set{Kind: "map", Name: "ports", Spec: "type iface_index : verdict;"}
+	uplinks := Set{Kind: "set", Name: "uplinks", Spec: "type iface_index;"}
 	delivery := Set{Kind: "map", Name: "delivery", Spec: "type iface_index : verdict;"}
 	for _, u := range b.uplinks {
-		ports.add("%d : goto uplink", u.Index)
+		uplinks.add("%d", u.Index)
 		delivery.add("%d : accept", u.Index)
 	}
 	const source = "type iface_index . ether_addr . ipv6_addr : verdict;"
 	const address = "type ifname . ipv6_addr;"
 	const quote = "typeof oifname . @th,128,128;"
 	out := []Set{
-		ports,
+		{Kind: "set", Name: "taps", Spec: "type iface_index;"},
+		uplinks,
 		delivery,
-		{Kind: "map", Name: "counted", Spec: "type iface_index : verdict;"},
-		{Kind: "set", Name: "taps", Spec: "type ifname;"},
-		{Kind: "map", Name: "inbound", Spec: "type ifname : verdict;"},
-		{Kind: "map", Name: "outbound", Spec: "type ifname : verdict;"},
+		{Kind: "map", Name: "inbound", Spec: "type iface_index : verdict;"},
+		{Kind: "map", Name: "outbound", Spec: "type iface_index : verdict;"},
 		{Kind: "set", Name: "macs", Spec: "type ifname . ether_addr;"},
 		{Kind: "map", Name: "sources", Spec: source},
 		{Kind: "set", Name: "nd_targets", Spec: "typeof iifname . @th,64,128;"},

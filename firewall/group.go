@@ -271,9 +271,10 @@ func groupChain(name string, d sixacre.Direction) string {
 // render makes the group's chain, its port map and one chain for each set of
 // other ends.
 func (a allowances) render(name string, d sixacre.Direction) part {
-	address, verdict := "ip6 saddr", "goto accepted"
+	const verdict = "accept"
+	address := "ip6 saddr"
 	if d == sixacre.Out {
-		address, verdict = "ip6 daddr", "goto deliver" // the other end may be a guest here too
+		address = "ip6 daddr"
 	}
 	var out part
 	made := map[string]bool{}

@@ -22,21 +22,17 @@ func (rs Ruleset) nic(p policy, b base) *nic {
 		return rs.nics[i]
 	}
 	n := &nic{policy: p}
-	n.chains = []Chain{
-		{Name: "count." + n.device, Rules: []string{b.list(n.index, sixacre.In), "accept"}},
-		n.to(),
-		n.from(b),
-	}
+	n.chains = []Chain{n.to(b), n.from(b)}
 	n.share()
 	return n
 }
 
 // to is what a new connection to the NIC goes through. The dot keeps the name
 // apart from the static chains', whatever the tap is called.
-func (n *nic) to() Chain {
-	c := Chain{Name: "to." + n.device, Rules: []string{"jump to_guest"}}
+func (n *nic) to(b base) Chain {
+	c := Chain{Name: "to." + n.device, Rules: []string{"jump to_guest", b.list(n.index, sixacre.In)}}
 	if !n.echoByRule {
-		c.add("icmpv6 type echo-request goto count.%s", n.device)
+		c.add("icmpv6 type echo-request accept")
 	}
 	for _, g := range n.in {
 		c.add("jump %s", groupChain(g, sixacre.In))
@@ -51,7 +47,7 @@ func (n *nic) from(b base) Chain {
 		c.add("jump %s", groupChain(g, sixacre.Out))
 	}
 	if len(n.out) == 0 {
-		c.add("goto deliver")
+		c.add("accept")
 	} else {
 		c.add("%s", NoRule.drop(DroppedFrom))
 	}
@@ -63,12 +59,10 @@ func (n *nic) share() {
 	add := func(set, format string, args ...any) {
 		n.shared = append(n.shared, entry{set, fmt.Sprintf(format, args...)})
 	}
-	add("ports", "%d : goto guard", n.index)
-	add("counted", "%d : goto count.%s", n.index, n.device)
 	add("delivery", "%d : goto to_programmed", n.index)
-	add("taps", "%q", n.device)
-	add("inbound", "%q : goto to.%s", n.device, n.device)
-	add("outbound", "%q : goto from.%s", n.device, n.device)
+	add("taps", "%d", n.index)
+	add("inbound", "%d : goto to.%s", n.index, n.device)
+	add("outbound", "%d : goto from.%s", n.index, n.device)
 	add("macs", "%q . %s", n.device, n.mac)
 	add("sources", "%d . %s . :: : goto source_unspecified", n.index, n.mac)
 	for _, a := range n.linkLocals {

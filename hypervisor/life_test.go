@@ -121,7 +121,7 @@ func TestForeignFlush(t *testing.T) {
 
 	sh(t, `nft flush ruleset`)
 	h.untilListed(before)
-	sh(t, `nft delete element bridge sixacre ports '{ "tap1" }'`)
+	sh(t, `nft delete element bridge sixacre taps '{ "tap1" }'`)
 	h.untilListed(before)
 	sh(t, `nft add rule bridge sixacre prerouting accept`)
 	h.untilListed(before)

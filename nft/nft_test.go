@@ -138,12 +138,12 @@ func TestDriftIsSeen(t *testing.T) {
 		"flush chain bridge sixacre guard",
 		"add rule bridge sixacre prerouting accept",
 		"insert rule bridge sixacre to.tapa accept",
-		"flush map bridge sixacre ports",
+		"flush map bridge sixacre inbound",
 		`delete element bridge sixacre macs { "tapa" . 06:00:00:00:00:00 }`,
 		`add element bridge sixacre macs { "tapa" . 06:00:00:00:00:07 }`,
 		"add chain bridge sixacre another",
 		"add map ip6 sixacre_ct another { type mark : verdict; }",
-		"add element bridge sixacre ports { * : accept }",
+		"add element bridge sixacre inbound { * : accept }",
 		"chain bridge sixacre forward { policy drop; }",
 		"flush chain bridge sixacre dropped_to\nadd rule bridge sixacre dropped_to accept\nadd rule bridge sixacre dropped_to accept", // as many as before
 	} {

@@ -76,7 +76,7 @@ func TestWatch(t *testing.T) {
 	}
 
 	for i, text := range []string{
-		"add element bridge sixacre taps { \"tapx\" }",
+		"add element bridge sixacre echo_by_rule { \"tapx\" }",
 		"add rule bridge sixacre guard accept",
 		"add chain ip6 sixacre_ct another",
 		"delete chain ip6 sixacre_ct another",
