@@ -110,6 +110,8 @@ func (s *served) furnish() (host, router, admin string) {
 		pod := sixacre.Pod{
 			Name: fmt.Sprintf("pod%d", i), LinkPrefix: netip.MustParsePrefix(fmt.Sprintf("2001:db8:100:%d::/64", i)),
 			Pools: []sixacre.Pool{{Prefix: netip.MustParsePrefix(fmt.Sprintf("2001:db8:%d000::/40", i))}},
+
+			RouterLinkLocals: []netip.Addr{netip.MustParseAddr("fe80::1")},
 		}
 		s.post("/v1/pods", pod, nil)
 		s.post("/v1/hosts", sixacre.Host{Name: fmt.Sprintf("hv%d", i)}, &made)

@@ -133,6 +133,8 @@ func slaac() sixacre.Pod {
 		LinkPrefix: netip.MustParsePrefix("2001:db8:100:1::/64"),
 		Pools:      []sixacre.Pool{{Prefix: netip.MustParsePrefix("2001:db8:4000::/40"), DelegatedLength: 60}},
 		Relays:     []netip.Addr{netip.MustParseAddr("2001:db8:100:1::1"), netip.MustParseAddr("2001:db8:ffff::1")},
+
+		RouterLinkLocals: []netip.Addr{netip.MustParseAddr("fe80::1")},
 	}
 }
 

@@ -53,6 +53,9 @@ func (a *attempt) learnLinkLocal(host string, r sixacre.LinkLocalRequest) (learn
 	if err != nil {
 		return false, err
 	}
+	if len(pod.RouterLinkLocals) == 0 {
+		return false, sixacre.Errorf(sixacre.Conflict, "link-local %s is not learned: it could be a router's, and pod %s does not name those; create the pod with --router-link-local for each router", r.Address, pod.Name)
+	}
 	if slices.Contains(pod.RouterLinkLocals, r.Address) || slices.Contains(pod.Relays, r.Address) {
 		return false, sixacre.Errorf(sixacre.Conflict, "link-local %s is a router's in pod %s: nic %s cannot have it", r.Address, pod.Name, n.MAC)
 	}

@@ -58,9 +58,13 @@ func TestLearnLinkLocal(t *testing.T) {
 	r := newRecord(t)
 	ctx := t.Context()
 	r.hosts("hv1", "hv2")
-	p := slaac()
-	p.RouterLinkLocals = []netip.Addr{netip.MustParseAddr("fe80::1")}
-	r.pod(p)
+	r.pod(slaac())
+	unsaid := slaac()
+	unsaid.Name, unsaid.LinkPrefix, unsaid.Pools, unsaid.RouterLinkLocals = "unsaid", netip.MustParsePrefix("2001:db8:100:9::/64"), nil, nil
+	r.pod(unsaid)
+	if err := r.learn(r.mustDeploy("i-9", "unsaid", "06:00:00:00:00:09", on("hv1", "")), "fe80::7217"); sixacre.CodeOf(err) != sixacre.Conflict || !strings.Contains(err.Error(), "--router-link-local") {
+		t.Errorf("in a pod that names no routers: %v", err)
+	}
 	r.pod(dhcpv6())
 	first := r.mustDeploy("i-1", "pod1", "06:00:00:00:00:01", on("hv1", ""))
 	second := r.mustDeploy("i-2", "pod1", "06:00:00:00:00:02", on("hv1", ""))

@@ -192,13 +192,17 @@ const (
 	indexMask = 0x0fffffff / (2 * maxLists)
 )
 
-// list is the statement that marks a new connection.
-func (b base) list(index int, d sixacre.Direction) string {
+// list are the statements that mark a new connection. Where there is nothing
+// behind the headers to tell connections apart by, all are in one list.
+func (b base) list(index int, d sixacre.Direction) []string {
 	n := newMark + (index&indexMask)*2*maxLists
 	if d == sixacre.In {
 		n += maxLists
 	}
-	return fmt.Sprintf("meta mark set jhash ip6 saddr . ip6 daddr . @th,0,32 mod %d seed 0x5ac7e offset %d", b.lists(), n)
+	return []string{
+		fmt.Sprintf("meta mark set %d", n),
+		fmt.Sprintf("meta mark set jhash ip6 saddr . ip6 daddr . @th,0,32 mod %d seed 0x5ac7e offset %d", b.lists(), n),
+	}
 }
 
 // Refused returns whose connections a key of the set "refused" counts: the
@@ -295,13 +299,15 @@ func (b base) lookups() []Chain {
 	delegated := Chain{Name: "delegated"}
 	quoted := Chain{Name: "quoted_delegated"}
 	addressed := Chain{Name: "addressed", Rules: []string{"oifname . ip6 daddr @held return"}}
-	elsewhere := Chain{Name: "from_elsewhere", Rules: []string{"iifname . ip6 saddr @here " + FromElsewhere.drop(DroppedTo)}}
+	elsewhere := Chain{Name: "from_elsewhere", Rules: []string{"iifname . ip6 saddr @here " + FromElsewhere.drop(DroppedFrom)}}
+	here := Chain{Name: "to_here", Rules: []string{"oifname . ip6 daddr @here goto leaves_for_here"}}
 	for _, bits := range b.lengths {
 		mask := maskOf(bits)
+		here.add("oifname . (ip6 daddr & %s) @here_%d goto leaves_for_here", mask, bits)
 		delegated.add("iif . ether saddr . (ip6 saddr & %s) vmap @sources_%d", mask, bits)
 		quoted.add("oifname . (@th,128,128 & 0x%x) @quoted_%d goto to_guest_quoted", mask.As16(), bits)
 		addressed.add("oifname . (ip6 daddr & %s) @held_%d return", mask, bits)
-		elsewhere.add("iifname . (ip6 saddr & %s) @here_%d %s", mask, bits, FromElsewhere.drop(DroppedTo))
+		elsewhere.add("iifname . (ip6 saddr & %s) @here_%d %s", mask, bits, FromElsewhere.drop(DroppedFrom))
 	}
 	link := Chain{Name: "source_link"}
 	claimed := Chain{Name: "nd_target_on_link"}
@@ -317,7 +323,7 @@ func (b base) lookups() []Chain {
 		addressed.add("ip6 daddr != @assigned oifname . (ip6 daddr & %s) @held_link return", mask)
 	}
 	addressed.add("%s", NotForGuest.drop(DroppedTo))
-	return []Chain{delegated, quoted, addressed, elsewhere, link, claimed, asked}
+	return []Chain{delegated, quoted, addressed, elsewhere, here, link, claimed, asked}
 }
 
 func maskOf(bits int) netip.Addr {
@@ -353,13 +359,13 @@ func (b base) chains(text string) []Chain {
 	// host's own policy routing could see them.
 	t := template.Must(template.New("").Funcs(template.FuncMap{
 		"brnf":        func() bool { return netfilter },
-		"established": word("meta mark & 0x10000000 != 0", "ct state established,related"),
+		"established": word("meta mark & 0x10000000 != 0", "ct state established,related ct mark & 0x80000000 != 0"),
 		"invalid":     word("meta mark & 0x20000000 != 0", "ct state invalid"),
-		"unconfirmed": word("meta mark & 0x40000000 == 0", "ct status & confirmed == 0"),
+		"unseen":      word("meta mark & 0x40000000 == 0", "ct state new ct status confirmed accept\n"),
 		"hide":        word("meta mark set mark and 0x8fffffff ", ""),
 		"connections": b.connections,
 		"limit":       b.limitOfList,
-		"whose":       func() string { return fmt.Sprintf("0x%x", uint32(0xffffffff&^(maxLists-1))) },
+		"whose":       func() string { return fmt.Sprintf("0x%x", uint32(0xdfffffff&^(maxLists-1))) },
 		"from":        drop(DroppedFrom),
 		"to":          drop(DroppedTo),
 		"closed": func(side string) string {

@@ -113,6 +113,7 @@ type policy struct {
 	prefixes       []netip.Prefix
 	link           netip.Prefix // that it may use as a whole; zero where only its address
 	wholeLinks     bool         // whether any NIC of the host may
+	moving         bool         // it is on its way from one host to another
 	echoByRule     bool         // echo requests reach it only by a rule
 	in, out        []string     // groups that have rules of that direction
 }
@@ -154,7 +155,7 @@ func policiesOf(h Host, base base, rules map[string]sixacre.Group) []policy {
 		pod := pods[port.NIC.Pod]
 		p := policy{
 			device: port.Device, index: port.Index, bridge: port.Bridge, uplinks: uplinks[port.Bridge], zone: zones[port.Bridge], mode: h.Mode,
-			mac: port.NIC.MAC, address: port.NIC.Address, echoByRule: pod.Echo == sixacre.EchoRules,
+			mac: port.NIC.MAC, address: port.NIC.Address, echoByRule: pod.Echo == sixacre.EchoRules, moving: port.NIC.MovingTo != "",
 		}
 		if _, known := zones[port.Bridge]; !known || !plain(port.Bridge) {
 			p.bridge = ""

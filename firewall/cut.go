@@ -13,25 +13,90 @@ import (
 // flows that an instance opened while no rule held it, the rules that now do may
 // say so too. It returns nil where there are none.
 func (rs Ruleset) Cut(before Ruleset) func(sixacre.Flow) bool {
-	var changed []judged
+	changed := judgements{addresses: map[netip.Addr][]judged{}, prefixes: map[netip.Prefix][]judged{}}
 	for _, was := range before.nics {
 		i := slices.IndexFunc(rs.nics, func(n *nic) bool { return n.device == was.device && n.mac == was.mac })
 		if i < 0 {
 			continue // what is gone is not for rules to say
 		}
 		for _, d := range []sixacre.Direction{sixacre.In, sixacre.Out} {
-			j := judged{was.policy, d, before.allowed(was, d), rs.allowed(rs.nics[i], d)}
+			j := judged{d, before.allowed(was, d), rs.allowed(rs.nics[i], d)}
 			if (j.before.cuts() || d == sixacre.Out && j.after.cuts()) && !j.before.same(j.after) {
-				changed = append(changed, j)
+				changed.add(was.policy, j)
 			}
 		}
 	}
-	if len(changed) == 0 {
+	if len(changed.addresses) == 0 {
 		return nil
 	}
-	return func(f sixacre.Flow) bool {
-		return slices.ContainsFunc(changed, func(j judged) bool { return j.ends(f) })
+	if len(changed.links) > 0 { // all of the link's addresses but those that others hold
+		for _, n := range slices.Concat(before.nics, rs.nics) {
+			for _, a := range n.holds() {
+				if _, known := changed.addresses[a]; !known {
+					changed.addresses[a] = nil
+				}
+			}
+		}
 	}
+	return changed.ends
+}
+
+// judgements are the NICs whose rules changed, by what they hold.
+type judgements struct {
+	addresses map[netip.Addr][]judged
+	prefixes  map[netip.Prefix][]judged
+	links     map[netip.Prefix][]judged // which they may use as a whole
+	lengths   []int                     // of the prefixes
+}
+
+func (c *judgements) add(p policy, j judged) {
+	for _, a := range p.holds() {
+		c.addresses[a] = append(c.addresses[a], j)
+	}
+	for _, q := range p.prefixes {
+		c.prefixes[q] = append(c.prefixes[q], j)
+		if !slices.Contains(c.lengths, q.Bits()) {
+			c.lengths = append(c.lengths, q.Bits())
+		}
+	}
+	if p.link.IsValid() {
+		if c.links == nil {
+			c.links = map[netip.Prefix][]judged{}
+		}
+		c.links[p.link] = append(c.links[p.link], j)
+	}
+}
+
+func (c judgements) ends(f sixacre.Flow) bool {
+	for _, d := range []sixacre.Direction{sixacre.In, sixacre.Out} {
+		guest := f.Destination
+		if d == sixacre.Out {
+			guest = f.Source
+		}
+		for _, j := range c.of(guest) {
+			if j.direction == d && j.ends(f) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// of returns those whose address it is.
+func (c judgements) of(a netip.Addr) []judged {
+	if held, known := c.addresses[a]; known {
+		return held
+	}
+	for _, bits := range c.lengths {
+		if p, err := a.Prefix(bits); err == nil && len(c.prefixes[p]) > 0 {
+			return c.prefixes[p]
+		}
+	}
+	link, err := a.Prefix(64)
+	if err != nil {
+		return nil
+	}
+	return c.links[link]
 }
 
 // cutSet holds what guests may not go on with, until they have not tried to for as
@@ -58,18 +123,14 @@ func Hold(flows []sixacre.Flow) Change {
 
 // judged is a NIC whose rules of one direction changed.
 type judged struct {
-	policy
 	direction     sixacre.Direction
 	before, after allowed
 }
 
 func (j judged) ends(f sixacre.Flow) bool {
-	guest, other := f.Destination, f.Source
+	other := f.Source
 	if j.direction == sixacre.Out {
-		guest, other = f.Source, f.Destination
-	}
-	if !slices.Contains(j.holds(), guest) && !slices.ContainsFunc(j.blocks(), func(p netip.Prefix) bool { return p.Contains(guest) }) {
-		return false
+		other = f.Destination
 	}
 	if now, _ := j.after.allows(f, other); now {
 		return false
@@ -83,6 +144,7 @@ type allowed struct {
 	open    bool // there are no rules and everything is allowed
 	echo    bool // echo requests need no rule
 	groups  []*group
+	rules   []sixacre.Rule // of those
 	members map[string]*members
 }
 
@@ -96,6 +158,7 @@ func (rs Ruleset) allowed(n *nic, d sixacre.Direction) allowed {
 		for _, g := range rs.groups {
 			if g.Name == name && g.direction == d {
 				a.groups = append(a.groups, g)
+				a.rules = append(a.rules, usable(g.Group, d)...)
 				for _, r := range g.remotes {
 					a.members[r] = rs.members[slices.IndexFunc(rs.members, func(m *members) bool { return m.given.Group == r })]
 				}
@@ -120,9 +183,7 @@ func (a allowed) same(b allowed) bool {
 
 // cuts reports whether any rule ends what it no longer allows.
 func (a allowed) cuts() bool {
-	return slices.ContainsFunc(a.groups, func(g *group) bool {
-		return slices.ContainsFunc(g.Rules, func(r sixacre.Rule) bool { return r.Direction == g.direction && r.Cut })
-	})
+	return slices.ContainsFunc(a.rules, func(r sixacre.Rule) bool { return r.Cut })
 }
 
 // allows reports whether the flow from or to that other end is allowed, and
@@ -130,11 +191,9 @@ func (a allowed) cuts() bool {
 func (a allowed) allows(f sixacre.Flow, other netip.Addr) (ok, cut bool) {
 	const echoRequest = 128
 	ok = a.open || a.echo && f.Protocol == sixacre.ICMPv6 && f.ICMPType == echoRequest
-	for _, g := range a.groups {
-		for _, r := range usable(g.Group, g.direction) {
-			if a.matches(r, f, other) {
-				ok, cut = true, cut || r.Cut
-			}
+	for _, r := range a.rules {
+		if a.matches(r, f, other) {
+			ok, cut = true, cut || r.Cut
 		}
 	}
 	return ok, cut

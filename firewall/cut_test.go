@@ -68,6 +68,20 @@ func TestCut(t *testing.T) {
 			t.Errorf("%s: the flow ends: %t, want %t", c.name, got, c.want)
 		}
 	}
+	// Where guests may use all of the link, the addresses of one are not another's.
+	link := func(groups []sixacre.Group) firewall.Ruleset {
+		h := base(firewall.BridgeNetfilter)
+		h.Pods[0].AntiSpoof = sixacre.AntiSpoofLinkPrefix
+		h.Ports = []firewall.Port{port("tap1", guest(1, nil, "web")), port("tap2", guest(2, nil, "open"))}
+		h.Groups = append(groups, group("open", ssh))
+		return firewall.Compile(h)
+	}
+	ends := link(web(http)).Cut(link(web(ssh, http)))
+	for to, want := range map[string]bool{own: true, "2001:db8:100:1::7e39": true, other: false} {
+		if got := ends(flow(6, else1, to, 22)); got != want {
+			t.Errorf("a flow to %s ends: %t, want %t", to, got, want)
+		}
+	}
 	same := host(web(ssh, http), names)
 	if same.Cut(same) != nil || same.Cut(host(web(ssh, http), names)) == nil {
 		// The second was compiled anew: its parts are others.

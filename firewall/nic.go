@@ -30,7 +30,7 @@ func (rs Ruleset) nic(p policy, b base) *nic {
 // to is what a new connection to the NIC goes through. The dot keeps the name
 // apart from the static chains', whatever the tap is called.
 func (n *nic) to(b base) Chain {
-	c := Chain{Name: "to." + n.device, Rules: []string{"jump to_guest", b.list(n.index, sixacre.In)}}
+	c := Chain{Name: "to." + n.device, Rules: append([]string{"jump to_guest"}, b.list(n.index, sixacre.In)...)}
 	if !n.echoByRule {
 		c.add("icmpv6 type echo-request accept")
 	}
@@ -42,7 +42,7 @@ func (n *nic) to(b base) Chain {
 }
 
 func (n *nic) from(b base) Chain {
-	c := Chain{Name: "from." + n.device, Rules: []string{"jump from_guest", b.list(n.index, sixacre.Out)}}
+	c := Chain{Name: "from." + n.device, Rules: append([]string{"jump from_guest"}, b.list(n.index, sixacre.Out)...)}
 	for _, g := range n.out {
 		c.add("jump %s", groupChain(g, sixacre.Out))
 	}
@@ -52,6 +52,15 @@ func (n *nic) from(b base) Chain {
 		c.add("%s", NoRule.drop(DroppedFrom))
 	}
 	return c
+}
+
+// elsewhere are the ports by which nothing of the NIC's comes that it did not
+// send from here. While it moves, it may.
+func (n *nic) elsewhere() []string {
+	if n.moving {
+		return nil
+	}
+	return n.uplinks
 }
 
 // share fills in what the host's sets hold of the NIC.
@@ -76,14 +85,16 @@ func (n *nic) share() {
 	add("nd_macs", "%q . 0x%x", n.device, n.mac[:])
 	add("rs_macs", "%q . 0x%x", n.device, n.mac[:])
 	add("held", "%q . %s", n.device, n.address)
-	for _, u := range n.uplinks {
-		add("here", "%q . %s", u, n.address)
+	for _, u := range n.elsewhere() {
+		for _, a := range n.holds() {
+			add("here", "%q . %s", u, a)
+		}
 	}
 	for _, p := range n.prefixes {
 		add(fmt.Sprintf("sources_%d", p.Bits()), "%d . %s . %s : goto source_global", n.index, n.mac, p.Addr())
 		add(fmt.Sprintf("quoted_%d", p.Bits()), "%q . 0x%x", n.device, p.Addr().As16())
 		add(fmt.Sprintf("held_%d", p.Bits()), "%q . %s", n.device, p.Addr())
-		for _, u := range n.uplinks {
+		for _, u := range n.elsewhere() {
 			add(fmt.Sprintf("here_%d", p.Bits()), "%q . %s", u, p.Addr())
 		}
 	}

@@ -88,7 +88,8 @@ type Agent struct {
 	found   map[nicKey]string    // the tap of each NIC, as last logged
 	last    map[nicKey]find      // the NICs, as last applied
 
-	keeper keeper
+	keeper  keeper
+	written time.Time // when the view and the status were
 }
 
 // retry is how soon a change that the kernel refused is tried again; look is
@@ -157,9 +158,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	reports := make(chan sixacre.Report, 1)
 	taps := a.lastTaps() // before it is written anew
 	var others sync.WaitGroup
+	left, last := context.WithCancel(context.WithoutCancel(ctx))
 	defer others.Wait()
+	defer last() // so that what the last change left to do is done
 	others.Go(func() { a.report(ctx, reports) })
-	others.Go(func() { a.keep(ctx) })
+	others.Go(func() { a.keep(left) })
 	others.Go(func() { a.learn(ctx, taps) })
 
 	var said *sixacre.Report
@@ -226,6 +229,9 @@ func (a *Agent) reconcile(ctx context.Context) (*sixacre.Report, error) {
 	if relook {
 		ports, err := a.Links.BridgePorts()
 		if err != nil {
+			a.mu.Lock()
+			a.relook = true
+			a.mu.Unlock()
 			return nil, err
 		}
 		a.ports = ports
@@ -325,11 +331,12 @@ func (a *Agent) track(ctx context.Context, ports []sixacre.BridgePort, h firewal
 }
 
 // secure sets up the second barrier for taps that are new or changed hands. One
-// that was off its bridge for a moment learns again.
+// that was off its bridge for a moment learns again. A guest that is on its way is
+// still heard from elsewhere: it is held to its tap when it has arrived.
 func (a *Agent) secure(finds []find, rs firewall.Ruleset) {
 	now := map[int]sixacre.MAC{}
 	for _, f := range finds {
-		if !rs.Filters(f.port.Device) {
+		if !rs.Filters(f.port.Device) || f.nic.MovingTo != "" {
 			continue
 		}
 		if a.secured[f.port.Index] != f.nic.MAC || f.port.Learning {

@@ -138,7 +138,7 @@ func na(target string, mac []byte) []byte {
 	return icmp(136, 0, rest)
 }
 
-var identifications uint32
+var identifications uint32 = 0x5ac00000
 
 // fragments cuts the packet's payload in two at the offset, a multiple of 8
 // octets (RFC 8200 section 4.5). Each call has an identification of its own, so

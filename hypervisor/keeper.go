@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -44,29 +45,45 @@ func (k *keeper) take() chores {
 	return c
 }
 
-// keep does the chores until the context ends, and then those that are left.
+// keep does the chores until the context ends, and then those that are left. The
+// view and the status are written once a second at most.
 func (a *Agent) keep(ctx context.Context) {
-	var saved *sixacre.View
+	var saved, view *sixacre.View
+	var status *Status
+	later := time.NewTimer(0)
+	defer later.Stop()
 	for ended := false; !ended; {
+		due := false
 		select {
 		case <-ctx.Done():
-			ended = true
+			ended, due = true, true
+		case <-later.C:
+			due = true
 		case <-a.chored():
 		}
 		c := a.keeper.take()
-		if c.view != nil && c.view != saved && a.State != "" {
-			if err := write(a.State, viewFile, c.view); err != nil {
+		a.forget(c)
+		if c.view != nil {
+			if view == nil && status == nil {
+				later.Reset(time.Until(a.written.Add(time.Second)))
+			}
+			view, status = c.view, c.status
+		}
+		if !due || a.State == "" || view == nil {
+			continue
+		}
+		a.written = time.Now()
+		if view != saved {
+			if err := write(a.State, viewFile, view); err != nil {
 				a.Log.Warn("the view is not saved: a restart without the server would not know it", "reason", err)
 			} else {
-				saved = c.view
+				saved = view
 			}
 		}
-		if c.status != nil && a.State != "" {
-			if err := write(a.State, statusFile, c.status); err != nil {
-				a.Log.Warn("the status is not saved: 'sixacre agent status' shows an older one", "reason", err)
-			}
+		if err := write(a.State, statusFile, status); err != nil {
+			a.Log.Warn("the status is not saved: 'sixacre agent status' shows an older one", "reason", err)
 		}
-		a.forget(c)
+		view, status = nil, nil
 	}
 }
 
@@ -92,6 +109,7 @@ func (a *Agent) end(c chores) error {
 	matches := func(all []func(sixacre.Flow) bool, f sixacre.Flow) bool {
 		return slices.ContainsFunc(all, func(ends func(sixacre.Flow) bool) bool { return ends(f) })
 	}
+	var held error
 	if len(c.cuts) > 0 {
 		var cut []sixacre.Flow
 		if _, err := a.Memory.EndConnections(func(f sixacre.Flow) bool {
@@ -102,15 +120,13 @@ func (a *Agent) end(c chores) error {
 		}); err != nil {
 			return err
 		}
-		if err := a.Memory.Hold(context.Background(), cut); err != nil {
-			return err
-		}
+		held = a.Memory.Hold(context.Background(), cut)
 	}
 	ended, err := a.Memory.EndConnections(func(f sixacre.Flow) bool { return matches(c.cuts, f) || matches(c.lost, f) })
 	if ended > 0 {
 		a.Log.Info("ended connections", "number", ended)
 	}
-	return err
+	return errors.Join(held, err)
 }
 
 // leftovers adds what the change to next leaves to do.

@@ -90,14 +90,14 @@ func TestTapComesAndGoes(t *testing.T) {
 	sh(t, `ip link set tap3 address fe:00:00:00:00:03`)
 	h.await("found by MAC", func(r sixacre.Report) bool { return r.NICs[0].Device == "tap3" && r.NICs[0].Programmed })
 	entries := sh(t, `bridge fdb show dev tap3`)
-	if !strings.Contains(entries, "06:00:00:00:00:03 master br0 static") {
+	if !strings.Contains(entries, "06:00:00:00:00:03 sticky master br0 static") {
 		t.Errorf("behind tap3 are\n%s", entries)
 	}
 	w := sixacre.View{Revision: 2, Instances: []sixacre.Instance{instance(9)}}
 	w.Instances[0].NICs[0].Device = "tap3"
 	h.agent.Follow(w)
-	h.until("another guest's MAC", func() bool { return strings.Contains(sh(t, `bridge fdb show dev tap3`), "06:00:00:00:00:09 master") })
-	if got := sh(t, `bridge fdb show dev tap3`); strings.Contains(got, "06:00:00:00:00:03 master") {
+	h.until("another guest's MAC", func() bool { return strings.Contains(sh(t, `bridge fdb show dev tap3`), "06:00:00:00:00:09 sticky master") })
+	if got := sh(t, `bridge fdb show dev tap3`); strings.Contains(got, "06:00:00:00:00:03 sticky master") {
 		t.Errorf("the MAC of the guest before is still behind tap3:\n%s", got)
 	}
 	h.agent.Follow(v)

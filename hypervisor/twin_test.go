@@ -407,6 +407,10 @@ func (w *twin) mayEnter(g *guest, from string, p reading, s state, c *connection
 	if w.host.Mode == firewall.BridgeConntrack && s != isNew {
 		stolen = false // there only what opens a connection is looked at
 	}
+	opens := p.protocol != icmp6 || len(p.upper) == 0 || p.upper[0] == 128 || p.upper[0] == 139
+	if stolen && opens {
+		return "from the uplink, with an address that a guest here holds"
+	}
 	if p.protocol == icmp6 && len(p.upper) > 0 {
 		switch kind := p.upper[0]; {
 		case kind == 2:
@@ -448,8 +452,6 @@ func (w *twin) mayEnter(g *guest, from string, p reading, s state, c *connection
 		return "multicast that nobody asked for"
 	case p.sourceRouted:
 		return badRouting
-	case stolen:
-		return "from the uplink, with an address that a guest here holds"
 	case !w.holds(g, p.dst):
 		return "to an address that the guest does not hold"
 	case p.protocol == icmp6 && len(p.upper) > 0 && p.upper[0] == 128 && g.pod.Echo != sixacre.EchoRules:

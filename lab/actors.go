@@ -130,7 +130,7 @@ func (l *Lab) register(ctx context.Context) error {
 			create = append(create, "--valid-lifetime", p.valid.String(), "--preferred-lifetime", p.preferred.String())
 		}
 		for _, r := range p.routers {
-			create = append(create, "--relay", r.uplink.String())
+			create = append(create, "--relay", r.uplink.String(), "--router-link-local", r.linkLocal.String())
 		}
 		create = append(create, p.flags...)
 		commands = append(commands, create)

@@ -180,21 +180,27 @@ func (k *Kernel) remove(set counting, elements []element) error {
 }
 
 // Hold keeps guests from going on with flows that others had opened to them, for
-// as long as they try, and 10 minutes more.
+// as long as they try, and 10 minutes more. Where there is no room for all, the
+// first are held.
 func (k *Kernel) Hold(_ context.Context, flows []sixacre.Flow) error {
-	change := firewall.Hold(flows)
-	if len(change) == 0 {
-		return nil
-	}
-	b, ok := batchOf(change)
-	if !ok {
-		return fmt.Errorf("holding flows: %s is not understood", change)
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	err := k.transact(b)
-	if errors.Is(err, errDrift) { // which is not for this to repair
-		err = k.transact(b)
+	for some := range slices.Chunk(flows, 1000) {
+		change := firewall.Hold(some)
+		if len(change) == 0 {
+			continue
+		}
+		b, ok := batchOf(change)
+		if !ok {
+			return fmt.Errorf("holding flows: %s is not understood", change)
+		}
+		err := k.transact(b)
+		if errors.Is(err, errDrift) { // which is not for this to repair
+			err = k.transact(b)
+		}
+		if err != nil {
+			return fmt.Errorf("holding flows: %w", err)
+		}
 	}
-	return err
+	return nil
 }

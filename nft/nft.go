@@ -81,7 +81,8 @@ func (k *Kernel) sync(ctx context.Context, rs firewall.Ruleset) error {
 	present := slices.DeleteFunc(slices.Collect(maps.Keys(found)), func(o firewall.Object) bool { return o.Kind == "table" })
 	err = k.commit(ctx, rs, rs.Sync(present, held))
 	if err == nil && k.generation != began+1 {
-		k.applied = nil // somebody was between what was read and what was written
+		// Somebody was between what was read and what was written.
+		err = k.commit(ctx, rs, rs.Sync(present, nil))
 	}
 	if err != nil && ctx.Err() == nil && len(present) > 0 {
 		// A table of another version's shape cannot be changed in place.

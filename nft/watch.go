@@ -126,5 +126,5 @@ func (k *Kernel) watch(ctx context.Context, changed func()) error {
 func (k *Kernel) knows(generation uint32) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.applied != nil && generation <= k.generation
+	return generation <= k.generation
 }

@@ -127,6 +127,10 @@ func (Links) Confine(port sixacre.BridgePort) error {
 	return nil
 }
 
+// ntfSticky keeps an entry on its port when a frame with its MAC comes by another
+// (NTF_STICKY, Linux 4.20).
+const ntfSticky = 1 << 6
+
 // Secure makes the bridge itself hold the port to one MAC, as a second barrier
 // behind the firewall's: the MAC is entered for the port, which neither learns
 // others nor lets frames from others in (locked), gets no unicast meant for
@@ -140,13 +144,14 @@ func (Links) Secure(port sixacre.BridgePort, mac sixacre.MAC) error {
 	}
 	for _, e := range entries {
 		if e.State == unix.NUD_NOARP && e.MasterIndex == port.BridgeIndex && !bytes.Equal(e.HardwareAddr, mac[:]) {
+			e.Flags = netlink.NTF_MASTER
 			if err := netlink.NeighDel(&e); err != nil && !errors.Is(err, unix.ENOENT) {
 				return fmt.Errorf("removing %s from %s: %w", e.HardwareAddr, port.Device, err)
 			}
 		}
 	}
 	entry := netlink.Neigh{
-		LinkIndex: port.Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER,
+		LinkIndex: port.Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER | ntfSticky,
 		State: unix.NUD_NOARP, HardwareAddr: mac[:],
 	}
 	if err := netlink.NeighSet(&entry); err != nil {

@@ -83,7 +83,7 @@ from boot on, load what --print-static prints before any tap exists
 dropped and why; docs/firewall.md explains every rule.`,
 		Example: `  sixacre agent --server https://[2001:db8::5]:5460 --ca ca.crt \
       --host hv1 --token-file hv1.token
-  sixacre agent --print-static | nft -f -`,
+  sixacre agent --print-static >rules.nft && nft -f rules.nft`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if a.libvirt != "" {

@@ -100,7 +100,7 @@ gets an answer.`,
 	f.StringVar((*string)(&p.Kind), "kind", "basic", "what carries the layer 2: basic")
 	f.StringArrayVar(&relays, "relay", nil, "`address` that one of the pod's relays sends from")
 	f.StringArrayVar(&p.InterfaceIDs, "interface-id", nil, "`text` of option 18 by which a relay whose link-address is :: or link-local means this pod")
-	f.StringArrayVar(&routers, "router-link-local", nil, "link-local `address` of one of the pod's routers")
+	f.StringArrayVar(&routers, "router-link-local", nil, "link-local `address` of one of the pod's routers; without any, guests' own link-local addresses are not learned; may be repeated")
 	f.StringVar((*string)(&p.UnknownClients), "unknown-clients", "ignore", "what a client without record is told: ignore (nothing) or refuse")
 	f.String("valid-lifetime", "", "valid `lifetime` of addresses and prefixes (default "+sixacre.DefaultValidLifetime.String()+")")
 	f.String("preferred-lifetime", "", "preferred `lifetime` of addresses and prefixes (default "+sixacre.DefaultPreferredLifetime.String()+")")
