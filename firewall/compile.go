@@ -121,14 +121,6 @@ type policy struct {
 // holds returns all single addresses that the NIC may call its own.
 func (p policy) holds() []netip.Addr { return append(slices.Clone(p.linkLocals), p.address) }
 
-// blocks returns the prefixes whose addresses it may use.
-func (p policy) blocks() []netip.Prefix {
-	if p.link.IsValid() {
-		return append(slices.Clone(p.prefixes), p.link)
-	}
-	return p.prefixes
-}
-
 // policiesOf says what each port's guest is held to, in the order of the ports'
 // names.
 func policiesOf(h Host, base base, rules map[string]sixacre.Group) []policy {

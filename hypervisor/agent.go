@@ -88,8 +88,7 @@ type Agent struct {
 	found   map[nicKey]string    // the tap of each NIC, as last logged
 	last    map[nicKey]find      // the NICs, as last applied
 
-	keeper  keeper
-	written time.Time // when the view and the status were
+	keeper keeper
 }
 
 // retry is how soon a change that the kernel refused is tried again; look is

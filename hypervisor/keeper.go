@@ -50,6 +50,7 @@ func (k *keeper) take() chores {
 func (a *Agent) keep(ctx context.Context) {
 	var saved, view *sixacre.View
 	var status *Status
+	var written time.Time
 	later := time.NewTimer(0)
 	defer later.Stop()
 	for ended := false; !ended; {
@@ -65,14 +66,14 @@ func (a *Agent) keep(ctx context.Context) {
 		a.forget(c)
 		if c.view != nil {
 			if view == nil && status == nil {
-				later.Reset(time.Until(a.written.Add(time.Second)))
+				later.Reset(time.Until(written.Add(time.Second)))
 			}
 			view, status = c.view, c.status
 		}
 		if !due || a.State == "" || view == nil {
 			continue
 		}
-		a.written = time.Now()
+		written = time.Now()
 		if view != saved {
 			if err := write(a.State, viewFile, view); err != nil {
 				a.Log.Warn("the view is not saved: a restart without the server would not know it", "reason", err)

@@ -96,7 +96,9 @@ func TestTapComesAndGoes(t *testing.T) {
 	w := sixacre.View{Revision: 2, Instances: []sixacre.Instance{instance(9)}}
 	w.Instances[0].NICs[0].Device = "tap3"
 	h.agent.Follow(w)
-	h.until("another guest's MAC", func() bool { return strings.Contains(sh(t, `bridge fdb show dev tap3`), "06:00:00:00:00:09 sticky master") })
+	h.until("another guest's MAC", func() bool {
+		return strings.Contains(sh(t, `bridge fdb show dev tap3`), "06:00:00:00:00:09 sticky master")
+	})
 	if got := sh(t, `bridge fdb show dev tap3`); strings.Contains(got, "06:00:00:00:00:03 sticky master") {
 		t.Errorf("the MAC of the guest before is still behind tap3:\n%s", got)
 	}

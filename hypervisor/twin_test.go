@@ -407,7 +407,7 @@ func (w *twin) mayEnter(g *guest, from string, p reading, s state, c *connection
 	if w.host.Mode == firewall.BridgeConntrack && s != isNew {
 		stolen = false // there only what opens a connection is looked at
 	}
-	opens := p.protocol != icmp6 || len(p.upper) == 0 || p.upper[0] == 128 || p.upper[0] == 139
+	opens := !p.dst.IsMulticast() && (p.protocol != icmp6 || len(p.upper) == 0 || p.upper[0] == 128 || p.upper[0] == 139)
 	if stolen && opens {
 		return "from the uplink, with an address that a guest here holds"
 	}

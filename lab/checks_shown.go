@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // shownChecks are about what the hypervisor's operator is told.
@@ -19,26 +20,35 @@ func shownChecks() []check {
 
 func (l *Lab) checkAgentStatus(ctx context.Context) (string, error) {
 	for _, h := range hosts {
-		out, err := l.exec(ctx, h.name, l.binary, "agent", "status", "--state", l.stateDir(h.name))
-		if err != nil {
-			return "", fmt.Errorf("on %s: %w: %s", h.name, err, strings.ReplaceAll(out, "\n", "; "))
-		}
-		for _, g := range allGuests() {
-			if g.host != h.name {
-				continue
-			}
-			want := "yes"
-			if g.name == scratch.name || g.name == stranger.name {
-				want = "closed"
-			}
-			if !slices.ContainsFunc(strings.Split(out, "\n"), func(line string) bool {
-				return slices.Contains(strings.Fields(line), g.tap) && strings.HasSuffix(line, want)
-			}) {
-				return "", fmt.Errorf("on %s no line says of %s %s: %s", h.name, g.tap, want, strings.ReplaceAll(out, "\n", "; "))
-			}
+		// An agent writes down once a second how things are.
+		if err := until(ctx, 5*time.Second, func() error { return l.shown(ctx, h) }); err != nil {
+			return "", err
 		}
 	}
 	return fmt.Sprintf("nothing fails on %s and %s; the taps of %s and %s are shown as closed, all others as filtered", hosts[0].name, hosts[1].name, scratch.name, stranger.name), nil
+}
+
+// shown reports what is wrong with the status of a hypervisor.
+func (l *Lab) shown(ctx context.Context, h host) error {
+	out, err := l.exec(ctx, h.name, l.binary, "agent", "status", "--state", l.stateDir(h.name))
+	if err != nil {
+		return fmt.Errorf("on %s: %w: %s", h.name, err, strings.ReplaceAll(out, "\n", "; "))
+	}
+	for _, g := range allGuests() {
+		if g.host != h.name {
+			continue
+		}
+		want := "yes"
+		if g.name == scratch.name || g.name == stranger.name {
+			want = "closed"
+		}
+		if !slices.ContainsFunc(strings.Split(out, "\n"), func(line string) bool {
+			return slices.Contains(strings.Fields(line), g.tap) && strings.HasSuffix(line, want)
+		}) {
+			return fmt.Errorf("on %s no line says of %s %s: %s", h.name, g.tap, want, strings.ReplaceAll(out, "\n", "; "))
+		}
+	}
+	return nil
 }
 
 // drops reads how many packets of an instance were dropped, by direction and

@@ -23,7 +23,7 @@ type Packet struct {
 
 // Of linux/netfilter/nfnetlink_log.h.
 const (
-	logPacket = unix.NFNL_SUBSYS_ULOG<<8 | 0
+	logPacket = unix.NFNL_SUBSYS_ULOG << 8
 	logConfig = unix.NFNL_SUBSYS_ULOG<<8 | 1
 
 	logCommand      = 1 // NFULA_CFG_CMD

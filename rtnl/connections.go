@@ -16,7 +16,7 @@ import (
 // Messages of conntrack (linux/netfilter/nfnetlink_conntrack.h): what the kernel
 // answers is a new entry, too.
 const (
-	connectionNew    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 0
+	connectionNew    = unix.NFNL_SUBSYS_CTNETLINK << 8
 	connectionGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
 	connectionDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
 )
