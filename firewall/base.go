@@ -148,8 +148,8 @@ func rate(name, key string, r Rate) Set {
 // counted are the sets of connections, and of those refused.
 func (b base) counted() []Set {
 	return []Set{
-		// Room for 64 NICs that have all they may: the kernel's table has no more.
-		{Kind: "set", Name: b.connections(), Spec: fmt.Sprintf("type mark; size %d; flags dynamic;", max(dynamicSize, 64*b.lists()))},
+		// Room for a list of each connection: most kernels' table has 262,144.
+		{Kind: "set", Name: b.connections(), Spec: fmt.Sprintf("type mark; size %d; flags dynamic;", 4*(dynamicSize+1))},
 		{Kind: "set", Name: "refused", Spec: fmt.Sprintf("type mark; size %d; flags dynamic; counter;", dynamicSize)},
 	}
 }
