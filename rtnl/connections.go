@@ -60,9 +60,9 @@ func (Links) EndConnections(match func(sixacre.Flow) bool) (ended int, err error
 		case err == nil:
 			ended++
 		case !errors.Is(err, unix.ENOENT): // else it ended by itself
-			failed = err
+			failed = err // and the others are ended all the same
 		}
-		return failed == nil
+		return true
 	})
 	if err = errors.Join(failed, err); err != nil {
 		return ended, fmt.Errorf("ending connections, after %d: %w", ended, err)
