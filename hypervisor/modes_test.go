@@ -421,7 +421,7 @@ func TestIPv4Untouched(t *testing.T) {
 	}
 	flows, err := os.ReadFile("/proc/net/nf_conntrack")
 	must(t, err)
-	if strings.Contains(string(flows), "192.0.2.1") {
+	if strings.Contains(string(flows), "src=192.0.2.1 dst=192.0.2.2 ") {
 		t.Errorf("the kernel follows IPv4's connections:\n%s", flows)
 	}
 }
