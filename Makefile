@@ -13,7 +13,7 @@ export CGO_ENABLED = 0
 # A version comes from git alone, so that a tree with other owners builds too.
 export GOFLAGS += -buildvcs=false
 
-.PHONY: build test lint demo bench bench-go bench-dhcp6 bench-filter deps
+.PHONY: build test test-debian-kernel lint demo bench bench-go bench-dhcp6 bench-filter deps
 
 build:
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/sixacre ./cmd/sixacre
