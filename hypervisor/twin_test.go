@@ -404,9 +404,6 @@ var (
 func (w *twin) mayEnter(g *guest, from string, p reading, s state, c *connection) string {
 	known := c != nil && slices.Contains(w.connections, c)
 	stolen := from == wire && !known && w.holder(p.src) != ""
-	if w.host.Mode == firewall.BridgeConntrack && s != isNew {
-		stolen = false // there only what opens a connection is looked at
-	}
 	opens := !p.dst.IsMulticast() && (p.protocol != icmp6 || len(p.upper) == 0 || p.upper[0] == 128 || p.upper[0] == 139)
 	if stolen && opens {
 		return "from the uplink, with an address that a guest here holds"
