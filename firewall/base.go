@@ -82,11 +82,10 @@ func (b *base) addPods(h Host) {
 	}
 	var all []podZone
 	for _, pod := range h.Pods {
-		i := slices.IndexFunc(b.bridges, func(br Bridge) bool { return br.Name == on[pod.Name] })
-		if i < 0 {
+		zone, known := b.zone(on[pod.Name])
+		if !known {
 			continue
 		}
-		zone := b.bridges[i].Zone
 		all = append(all, podZone{pod.LinkPrefix.Masked(), zone})
 		for _, pool := range pod.Pools {
 			all = append(all, podZone{pool.Prefix.Masked(), zone})
@@ -108,6 +107,15 @@ func (b *base) addPods(h Host) {
 			b.pods = append(b.pods, p)
 		}
 	}
+}
+
+// zone returns the conntrack zone of a bridge.
+func (b base) zone(bridge string) (zone uint16, known bool) {
+	i, known := slices.BinarySearchFunc(b.bridges, bridge, func(br Bridge, name string) int { return cmp.Compare(br.Name, name) })
+	if known {
+		zone = b.bridges[i].Zone
+	}
+	return zone, known
 }
 
 func (b base) isTap(device string) bool {
@@ -150,7 +158,7 @@ func (b base) counted() []Set {
 	return []Set{
 		// Room for a list of each connection: most kernels' table has 262,144.
 		{Kind: "set", Name: b.connections(), Spec: fmt.Sprintf("type mark; size %d; flags dynamic;", 4*(dynamicSize+1))},
-		{Kind: "set", Name: "refused", Spec: fmt.Sprintf("type mark; size %d; flags dynamic; counter;", dynamicSize)},
+		{Kind: "set", Name: RefusedSet, Spec: fmt.Sprintf("type mark; size %d; flags dynamic; counter;", dynamicSize)},
 	}
 }
 
@@ -283,9 +291,9 @@ func (b base) sets() []Set {
 		tracked := Set{Kind: "set", Name: "conntracked", Spec: "type iface_index;"}
 		zones := Set{Kind: "map", Name: "port_zones", Spec: "typeof iif : ct zone;"}
 		for _, u := range b.uplinks {
-			if i := slices.IndexFunc(b.bridges, func(br Bridge) bool { return br.Name == u.Bridge }); i >= 0 {
+			if zone, known := b.zone(u.Bridge); known {
 				tracked.add("%d", u.Index)
-				zones.add("%d : %d", u.Index, b.bridges[i].Zone)
+				zones.add("%d : %d", u.Index, zone)
 			}
 		}
 		out = append(append(out, tracked, zones), b.counted()...)
@@ -342,14 +350,6 @@ func (b base) chains(text string) []Chain {
 			return ct
 		}
 	}
-	optional := func(on bool, format string, args ...any) func() string {
-		return func() string {
-			if !on {
-				return ""
-			}
-			return fmt.Sprintf(format, args...)
-		}
-	}
 	drop := func(chain string) func(string) string {
 		return func(name string) string { return named(name).drop(chain) }
 	}
@@ -382,7 +382,12 @@ func (b base) chains(text string) []Chain {
 			}
 			return fmt.Sprintf("limit rate 10/second log prefix \"%s \" group %d", direction, b.log.Drops)
 		},
-		"learn": optional(b.log.Learning != 0, "@th,64,64 0xfe80000000000000 update @learn_rate { iifname } %s\n@th,64,64 0xfe80000000000000 log group %d snaplen 128", WrongNS.drop(DroppedFrom), b.log.Learning),
+		"learn": func() string {
+			if b.log.Learning == 0 {
+				return ""
+			}
+			return fmt.Sprintf("@th,64,64 0xfe80000000000000 update @learn_rate { iifname } %s\n@th,64,64 0xfe80000000000000 log group %d snaplen 128", WrongNS.drop(DroppedFrom), b.log.Learning)
+		},
 	}).Parse(text))
 	if err := t.Execute(out, nil); err != nil {
 		panic(err) // the text is part of the program

@@ -77,7 +77,7 @@ func (rs Ruleset) Change(before Ruleset) Change {
 		for _, s := range t.Sets {
 			if e := shared[s.Name]; e != nil {
 				gone, fresh := difference(e[0], e[1])
-				c.elements(t.object(s.Kind, s.Name), s, rs.unshared(s.Name, gone), fresh)
+				c.elements(t.Object(s.Kind, s.Name), s, rs.unshared(s.Name, gone), fresh)
 			}
 		}
 	}
@@ -112,7 +112,7 @@ func (c *changes) table(t Table, oldSets, sets []Set, oldChains, chains []Chain)
 	for _, s := range sets {
 		old, existed := gone[s.Name]
 		delete(gone, s.Name)
-		o := t.object(s.Kind, s.Name)
+		o := t.Object(s.Kind, s.Name)
 		if !existed || old.Spec != s.Spec { // the kernel refuses another shape: all is to be replaced then
 			c.add = append(c.add, Step{Verb: Add, Object: o, Spec: s.Spec})
 		}
@@ -130,7 +130,7 @@ func (c *changes) table(t Table, oldSets, sets []Set, oldChains, chains []Chain)
 		if existed && slices.Equal(old.Rules, ch.Rules) {
 			continue
 		}
-		o := t.object("chain", ch.Name)
+		o := t.Object("chain", ch.Name)
 		if existed {
 			c.empty = append(c.empty, Step{Verb: Flush, Object: o})
 		} else {
@@ -142,14 +142,14 @@ func (c *changes) table(t Table, oldSets, sets []Set, oldChains, chains []Chain)
 	// chain only until they are gone themselves.
 	for _, ch := range oldChains {
 		if _, left := goneChains[ch.Name]; left {
-			o := t.object("chain", ch.Name)
+			o := t.Object("chain", ch.Name)
 			c.empty = append(c.empty, Step{Verb: Flush, Object: o})
 			c.drop = append(c.drop, Step{Verb: Delete, Object: o})
 		}
 	}
 	for _, s := range oldSets {
 		if _, left := gone[s.Name]; left {
-			o := t.object(s.Kind, s.Name)
+			o := t.Object(s.Kind, s.Name)
 			c.empty = append(c.empty, Step{Verb: Flush, Object: o})
 			c.dropSets = append(c.dropSets, Step{Verb: Delete, Object: o})
 		}

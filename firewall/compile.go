@@ -102,20 +102,21 @@ func (rs Ruleset) Filters(device string) bool {
 
 // policy is what one tap's guest is held to.
 type policy struct {
-	device, bridge string
-	index          int      // interface index
-	uplinks        []string // of that bridge
-	mode           Mode
-	zone           uint16
-	mac            sixacre.MAC
-	linkLocals     []netip.Addr
-	address        netip.Addr // global
-	prefixes       []netip.Prefix
-	link           netip.Prefix // that it may use as a whole; zero where only its address
-	wholeLinks     bool         // whether any NIC of the host may
-	moving         bool         // it is on its way from one host to another
-	echoByRule     bool         // echo requests reach it only by a rule
-	in, out        []string     // groups that have rules of that direction
+	device     string
+	index      int      // interface index
+	uplinks    []string // of its bridge
+	mode       Mode
+	zone       uint16 // of its bridge
+	tracked    bool   // that is one of ours
+	mac        sixacre.MAC
+	linkLocals []netip.Addr
+	address    netip.Addr // global
+	prefixes   []netip.Prefix
+	link       netip.Prefix // that it may use as a whole; zero where only its address
+	wholeLinks bool         // whether any NIC of the host may
+	moving     bool         // it is on its way from one host to another
+	echoByRule bool         // echo requests reach it only by a rule
+	in, out    []string     // groups that have rules of that direction
 }
 
 // holds returns all single addresses that the NIC may call its own.
@@ -132,12 +133,9 @@ func policiesOf(h Host, base base, rules map[string]sixacre.Group) []policy {
 	for _, p := range h.Pods {
 		pods[p.Name] = p
 	}
-	uplinks, zones := map[string][]string{}, map[string]uint16{}
+	uplinks := map[string][]string{}
 	for _, u := range base.uplinks {
 		uplinks[u.Bridge] = append(uplinks[u.Bridge], u.Device)
-	}
-	for _, b := range base.bridges {
-		zones[b.Name] = b.Zone
 	}
 	var out []policy
 	for _, port := range h.Ports {
@@ -146,12 +144,10 @@ func policiesOf(h Host, base base, rules map[string]sixacre.Group) []policy {
 		}
 		pod := pods[port.NIC.Pod]
 		p := policy{
-			device: port.Device, index: port.Index, bridge: port.Bridge, uplinks: uplinks[port.Bridge], zone: zones[port.Bridge], mode: h.Mode,
+			device: port.Device, index: port.Index, uplinks: uplinks[port.Bridge], mode: h.Mode,
 			mac: port.NIC.MAC, address: port.NIC.Address, echoByRule: pod.Echo == sixacre.EchoRules, moving: port.NIC.MovingTo != "",
 		}
-		if _, known := zones[port.Bridge]; !known || !plain(port.Bridge) {
-			p.bridge = ""
-		}
+		p.zone, p.tracked = base.zone(port.Bridge)
 		for _, a := range port.NIC.LinkLocals() {
 			if a.Is6() && a.IsLinkLocalUnicast() && a.Zone() == "" {
 				p.linkLocals = append(p.linkLocals, a)

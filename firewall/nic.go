@@ -112,7 +112,7 @@ func (n *nic) share() {
 	if n.echoByRule {
 		add("echo_by_rule", "%q", n.device)
 	}
-	if n.bridge != "" && n.mode == BridgeConntrack {
+	if n.tracked && n.mode == BridgeConntrack {
 		add("conntracked", "%d", n.index)
 		add("port_zones", "%d : %d", n.index, n.zone)
 	}

@@ -83,7 +83,8 @@ func (rs Ruleset) parts() []*part {
 	return out
 }
 
-func (t Table) object(kind, name string) Object { return Object{t.Family, t.Name, kind, name} }
+// Object returns the name of a part of the table.
+func (t Table) Object(kind, name string) Object { return Object{t.Family, t.Name, kind, name} }
 
 // Dynamic reports whether packets make the set's elements: they are not the
 // ruleset's to set.

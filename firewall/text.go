@@ -42,7 +42,7 @@ func (rs Ruleset) Sync(present []Object, held map[Object]bool) string {
 	for _, t := range tables {
 		p.line("flush table %s %s", t.Family, t.Name)
 		for i, s := range t.Sets {
-			o := t.object(s.Kind, s.Name)
+			o := t.Object(s.Kind, s.Name)
 			ours[o] = true
 			switch {
 			case held[o]:
@@ -52,7 +52,7 @@ func (rs Ruleset) Sync(present []Object, held map[Object]bool) string {
 			}
 		}
 		for _, c := range t.Chains {
-			ours[t.object("chain", c.Name)] = true
+			ours[t.Object("chain", c.Name)] = true
 		}
 	}
 	stale := slices.DeleteFunc(slices.Clone(present), func(o Object) bool { return ours[o] })
@@ -102,13 +102,10 @@ func (c Change) String() string {
 		place := fmt.Sprintf("%s %s %s", o.Family, o.Table, o.Name)
 		switch s.Verb {
 		case Add:
-			switch {
-			case o.Kind != "chain":
-				p.line("add %s { %s }", o, s.Spec)
-			case s.Spec != "":
-				p.line("add %s { %s }", o, s.Spec)
-			default:
+			if s.Spec == "" {
 				p.line("add %s", o)
+			} else {
+				p.line("add %s { %s }", o, s.Spec)
 			}
 		case Flush:
 			p.line("flush %s", o)

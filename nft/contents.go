@@ -103,7 +103,7 @@ func read(conn *netlink.Conn) (contents, error) {
 	}{
 		{unix.NFT_MSG_GETTABLE, c.table}, {unix.NFT_MSG_GETCHAIN, c.chain}, {unix.NFT_MSG_GETSET, c.set}, {unix.NFT_MSG_GETRULE, c.rule},
 	} {
-		for _, t := range []struct{ family, table string }{{"bridge", firewall.BridgeTable}, {"ip6", firewall.ConntrackTable}} {
+		for _, t := range ourTables {
 			var which attributes
 			if kind.ask == unix.NFT_MSG_GETSET || kind.ask == unix.NFT_MSG_GETRULE {
 				which.text(unix.NFTA_SET_TABLE, t.table)
@@ -173,12 +173,12 @@ func (c contents) of(rs firewall.Ruleset) bool {
 	for _, t := range tables {
 		n += len(t.Sets) + len(t.Chains)
 		for _, s := range t.Sets {
-			if _, found := c[firewall.Object{Family: t.Family, Table: t.Name, Kind: s.Kind, Name: s.Name}]; !found {
+			if _, found := c[t.Object(s.Kind, s.Name)]; !found {
 				return false
 			}
 		}
 		for _, ch := range t.Chains {
-			if _, found := c[firewall.Object{Family: t.Family, Table: t.Name, Kind: "chain", Name: ch.Name}]; !found {
+			if _, found := c[t.Object("chain", ch.Name)]; !found {
 				return false
 			}
 		}
@@ -204,7 +204,7 @@ func (c contents) holding(conn *netlink.Conn, rs firewall.Ruleset) (map[firewall
 	held := map[firewall.Object]bool{}
 	for _, t := range rs.Tables() {
 		for _, s := range t.Sets {
-			o := firewall.Object{Family: t.Family, Table: t.Name, Kind: s.Kind, Name: s.Name}
+			o := t.Object(s.Kind, s.Name)
 			if _, found := c[o]; !found {
 				continue
 			}

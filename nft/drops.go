@@ -50,7 +50,7 @@ func (c counting) mark(e element) (uint32, bool) {
 // countings returns all such sets of our tables.
 func countings(conn *netlink.Conn) ([]counting, error) {
 	var out []counting
-	for _, t := range []struct{ family, table string }{{"bridge", firewall.BridgeTable}, {"ip6", firewall.ConntrackTable}} {
+	for _, t := range ourTables {
 		var which attributes
 		which.text(unix.NFTA_SET_TABLE, t.table)
 		err := dump(conn, unix.NFT_MSG_GETSET, families[t.family], which, func(family byte, octets []byte) {
@@ -165,10 +165,7 @@ func (k *Kernel) remove(set counting, elements []element) error {
 	}
 	var b batch
 	b.elements(unix.NFT_MSG_DELSETELEM, 0, set.family, set.table, set.name, elements)
-	err := k.transact(b)
-	if errors.Is(err, errDrift) { // which is not for this to repair
-		err = k.transact(b)
-	}
+	err := k.amend(b)
 	if !errors.Is(err, unix.ENOENT) {
 		return err
 	}
@@ -177,6 +174,16 @@ func (k *Kernel) remove(set counting, elements []element) error {
 	}
 	half := len(elements) / 2
 	return cmp.Or(k.remove(set, elements[:half]), k.remove(set, elements[half:]))
+}
+
+// amend commits a batch that is about what packets made, whatever else our tables
+// hold: drift is not for it to repair.
+func (k *Kernel) amend(b batch) error {
+	err := k.transact(b)
+	if errors.Is(err, errDrift) {
+		err = k.transact(b)
+	}
+	return err
 }
 
 // Hold keeps guests from going on with flows that others had opened to them, for
@@ -194,11 +201,7 @@ func (k *Kernel) Hold(_ context.Context, flows []sixacre.Flow) error {
 		if !ok {
 			return fmt.Errorf("holding flows: %s is not understood", change)
 		}
-		err := k.transact(b)
-		if errors.Is(err, errDrift) { // which is not for this to repair
-			err = k.transact(b)
-		}
-		if err != nil {
+		if err := k.amend(b); err != nil {
 			return fmt.Errorf("holding flows: %w", err)
 		}
 	}

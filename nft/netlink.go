@@ -96,9 +96,17 @@ func familyName(family byte) string {
 	return ""
 }
 
+// ourTables are this program's.
+var ourTables = []struct{ family, table string }{{"bridge", firewall.BridgeTable}, {"ip6", firewall.ConntrackTable}}
+
 // ours reports whether the table is one of this program's.
 func ours(family, table string) bool {
-	return family == "bridge" && table == firewall.BridgeTable || family == "ip6" && table == firewall.ConntrackTable
+	for _, t := range ourTables {
+		if t.family == family && t.table == table {
+			return true
+		}
+	}
+	return false
 }
 
 // message returns one of nf_tables' messages.
