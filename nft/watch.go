@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -87,6 +88,9 @@ func (k *Kernel) watch(ctx context.Context, changed func()) error {
 		return err
 	}
 	k.elsewhere.start(now)
+	later := time.AfterFunc(time.Hour, changed)
+	later.Stop()
+	defer later.Stop()
 	touched := false
 	for {
 		messages, err := conn.Receive()
@@ -114,17 +118,36 @@ func (k *Kernel) watch(ctx context.Context, changed func()) error {
 			}
 			touched = false
 			k.elsewhere.start(made)
-			if !k.knows(made) {
+			switch k.origin(made) {
+			case theirs:
 				changed()
+			case unsure:
+				later.Reset(time.Second)
 			}
 		}
 	}
 }
 
-// knows reports whether the generation is one whose tables were looked at or made
-// by this Kernel.
-func (k *Kernel) knows(generation uint32) bool {
+// origin tells a commit of this Kernel's, or one whose tables it looked at, from
+// somebody else's. It is unsure where others committed so close to it that nothing
+// is known of the tables: they are to be looked at, but not at once, lest each look
+// that sets all anew calls for the next.
+func (k *Kernel) origin(generation uint32) origin {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return generation <= k.generation
+	switch {
+	case generation > k.generation:
+		return theirs
+	case k.applied == nil:
+		return unsure
+	}
+	return oursAlone
 }
+
+type origin int
+
+const (
+	oursAlone origin = iota
+	theirs
+	unsure
+)

@@ -200,3 +200,22 @@ func FuzzPacket(f *testing.F) {
 		elementOf(octets)
 	})
 }
+
+// TestWatchUnsure: somebody else's commit that came so close to ours that nothing
+// is known of the tables since is told all the same.
+func TestWatchUnsure(t *testing.T) {
+	inNamespace(t)
+	k := new(Kernel)
+	must(t, k.Apply(t.Context(), guests(1)))
+	told := make(chan struct{}, 100)
+	start := generationNow(t)
+	alongside(t, func(ctx context.Context) {
+		k.Watch(ctx, func() { told <- struct{}{} })
+	})
+	eventually(t, "watching", func() bool { return k.elsewhere.upTo() == start })
+	k.mu.Lock()
+	k.applied, k.generation = nil, start+1
+	k.mu.Unlock()
+	foreign(t, "flush chain bridge sixacre guard")
+	eventually(t, "told of it", func() bool { return len(told) > 0 })
+}
