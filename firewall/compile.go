@@ -95,9 +95,15 @@ func (rs Ruleset) Next(h Host) Ruleset {
 
 // Filters reports whether the tap is programmed: whether a NIC's own traffic
 // passes it.
-func (rs Ruleset) Filters(device string) bool {
-	_, found := slices.BinarySearchFunc(rs.nics, device, func(n *nic, d string) int { return cmp.Compare(n.device, d) })
-	return found
+func (rs Ruleset) Filters(device string) bool { return rs.at(device) != nil }
+
+// at returns the NIC behind the tap, nil where there is none.
+func (rs Ruleset) at(device string) *nic {
+	i, found := slices.BinarySearchFunc(rs.nics, device, func(n *nic, d string) int { return cmp.Compare(n.device, d) })
+	if !found {
+		return nil
+	}
+	return rs.nics[i]
 }
 
 // policy is what one tap's guest is held to.

@@ -15,12 +15,12 @@ import (
 func (rs Ruleset) Cut(before Ruleset) func(sixacre.Flow) bool {
 	changed := judgements{addresses: map[netip.Addr][]judged{}, prefixes: map[netip.Prefix][]judged{}}
 	for _, was := range before.nics {
-		i := slices.IndexFunc(rs.nics, func(n *nic) bool { return n.device == was.device && n.mac == was.mac })
-		if i < 0 {
+		is := rs.at(was.device)
+		if is == nil || is.mac != was.mac {
 			continue // what is gone is not for rules to say
 		}
 		for _, d := range []sixacre.Direction{sixacre.In, sixacre.Out} {
-			j := judged{d, before.allowed(was, d), rs.allowed(rs.nics[i], d)}
+			j := judged{d, before.allowed(was, d), rs.allowed(is, d)}
 			if (j.before.cuts() || d == sixacre.Out && j.after.cuts()) && !j.before.same(j.after) {
 				changed.add(was.policy, j)
 			}
@@ -144,7 +144,6 @@ type allowed struct {
 	open    bool // there are no rules and everything is allowed
 	echo    bool // echo requests need no rule
 	groups  []*group
-	rules   []sixacre.Rule // of those
 	members map[string]*members
 }
 
@@ -155,14 +154,11 @@ func (rs Ruleset) allowed(n *nic, d sixacre.Direction) allowed {
 	}
 	a := allowed{open: d == sixacre.Out && len(names) == 0, echo: d == sixacre.In && !n.echoByRule, members: map[string]*members{}}
 	for _, name := range names {
-		for _, g := range rs.groups {
-			if g.Name == name && g.direction == d {
-				a.groups = append(a.groups, g)
-				a.rules = append(a.rules, usable(g.Group, d)...)
-				for _, r := range g.remotes {
-					a.members[r] = rs.members[slices.IndexFunc(rs.members, func(m *members) bool { return m.given.Group == r })]
-				}
-			}
+		i, _ := slices.BinarySearchFunc(rs.groups, &group{Group: sixacre.Group{Name: name}, direction: d}, compareGroups)
+		a.groups = append(a.groups, rs.groups[i])
+		for _, r := range rs.groups[i].remotes {
+			k, _ := slices.BinarySearchFunc(rs.members, &members{given: sixacre.Members{Group: r}}, compareMembers)
+			a.members[r] = rs.members[k]
 		}
 	}
 	return a
@@ -183,7 +179,9 @@ func (a allowed) same(b allowed) bool {
 
 // cuts reports whether any rule ends what it no longer allows.
 func (a allowed) cuts() bool {
-	return slices.ContainsFunc(a.rules, func(r sixacre.Rule) bool { return r.Cut })
+	return slices.ContainsFunc(a.groups, func(g *group) bool {
+		return slices.ContainsFunc(g.rules, func(r sixacre.Rule) bool { return r.Cut })
+	})
 }
 
 // allows reports whether the flow from or to that other end is allowed, and
@@ -191,9 +189,11 @@ func (a allowed) cuts() bool {
 func (a allowed) allows(f sixacre.Flow, other netip.Addr) (ok, cut bool) {
 	const echoRequest = 128
 	ok = a.open || a.echo && f.Protocol == sixacre.ICMPv6 && f.ICMPType == echoRequest
-	for _, r := range a.rules {
-		if a.matches(r, f, other) {
-			ok, cut = true, cut || r.Cut
+	for _, g := range a.groups {
+		for _, r := range g.rules {
+			if a.matches(r, f, other) {
+				ok, cut = true, cut || r.Cut
+			}
 		}
 	}
 	return ok, cut

@@ -16,7 +16,8 @@ import (
 type group struct {
 	sixacre.Group // as it was given
 	direction     sixacre.Direction
-	remotes       []string // groups that its rules name, some twice
+	rules         []sixacre.Rule // those that can be followed
+	remotes       []string       // groups that its rules name, some twice
 	part
 }
 
@@ -71,7 +72,8 @@ func (rs Ruleset) group(g sixacre.Group, d sixacre.Direction) *group {
 	if found && sameRules(rs.groups[i].Rules, g.Rules) {
 		return rs.groups[i]
 	}
-	rules := allow(g, d)
+	made.rules = usable(g, d)
+	rules := allow(made.rules)
 	for _, s := range rules.ports {
 		made.name(s.from)
 	}
@@ -100,9 +102,8 @@ func sameRule(a, b sixacre.Rule) bool {
 		a.Remote == b.Remote && a.IncludePrefixes == b.IncludePrefixes && a.Cut == b.Cut
 }
 
-func allow(g sixacre.Group, d sixacre.Direction) allowances {
+func allow(rules []sixacre.Rule) allowances {
 	var out allowances
-	rules := usable(g, d)
 	for _, protocol := range []sixacre.Protocol{sixacre.TCP, sixacre.UDP} {
 		out.ports = append(out.ports, segments(protocol, rules)...)
 	}

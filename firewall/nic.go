@@ -1,10 +1,8 @@
 package firewall
 
 import (
-	"cmp"
 	"fmt"
 	"reflect"
-	"slices"
 
 	"github.com/sixacre/sixacre"
 )
@@ -17,9 +15,8 @@ type nic struct {
 
 // nic returns the NIC's part as it was, where its policy is the same.
 func (rs Ruleset) nic(p policy, b base) *nic {
-	i, found := slices.BinarySearchFunc(rs.nics, p.device, func(n *nic, d string) int { return cmp.Compare(n.device, d) })
-	if found && reflect.DeepEqual(rs.nics[i].policy, p) && rs.host.limits == b.limits {
-		return rs.nics[i]
+	if was := rs.at(p.device); was != nil && reflect.DeepEqual(was.policy, p) && rs.host.limits == b.limits {
+		return was
 	}
 	n := &nic{policy: p}
 	n.chains = []Chain{n.to(b), n.from(b)}

@@ -249,7 +249,8 @@ func (a *Agent) reconcile(ctx context.Context) (*sixacre.Report, error) {
 	applied := a.Firewall.Apply(ctx, next)
 	problem := errors.Join(tracked, applied)
 	a.remember(finds)
-	left := chores{view: view, status: a.status(view, finds, next, problem)}
+	now := moment{view, finds, a.ports, next, applied == nil, problem}
+	left := chores{now: &now}
 	if applied == nil {
 		a.secure(finds, next)
 		left = a.leftovers(left, finds, next)
@@ -260,8 +261,7 @@ func (a *Agent) reconcile(ctx context.Context) (*sixacre.Report, error) {
 	report := sixacre.Report{Revision: view.Revision, NICs: []sixacre.NICReport{}}
 	for _, f := range finds {
 		report.NICs = append(report.NICs, sixacre.NICReport{
-			Pod: f.nic.Pod, MAC: f.nic.MAC, Device: f.port.Device,
-			Programmed: applied == nil && f.port.Device != "" && next.Filters(f.port.Device),
+			Pod: f.nic.Pod, MAC: f.nic.MAC, Device: f.port.Device, Programmed: now.programmed(f),
 		})
 	}
 	return &report, problem

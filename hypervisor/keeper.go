@@ -21,18 +21,20 @@ type keeper struct {
 
 // chores are what changes left to do.
 type chores struct {
-	view   *sixacre.View
-	status *Status
-	gone   []firewall.Port           // of whom the kernel need remember nothing
-	cuts   []func(sixacre.Flow) bool // flows that end because rules no longer allow them
-	lost   []func(sixacre.Flow) bool // flows of addresses that nobody here holds any more
+	now     *moment                   // to write down
+	gone    []firewall.Port           // of whom the kernel need remember nothing
+	changes []change                  // that may cut flows
+	lost    []func(sixacre.Flow) bool // flows of addresses that nobody here holds any more
 }
+
+// change is one of the policy.
+type change struct{ before, after firewall.Ruleset }
 
 func (k *keeper) add(c chores) {
 	k.mu.Lock()
-	k.todo.view, k.todo.status = c.view, c.status
+	k.todo.now = c.now
 	k.todo.gone = append(k.todo.gone, c.gone...)
-	k.todo.cuts = append(k.todo.cuts, c.cuts...)
+	k.todo.changes = append(k.todo.changes, c.changes...)
 	k.todo.lost = append(k.todo.lost, c.lost...)
 	k.mu.Unlock()
 }
@@ -48,8 +50,8 @@ func (k *keeper) take() chores {
 // keep does the chores until the context ends, and then those that are left. The
 // view and the status are written once a second at most.
 func (a *Agent) keep(ctx context.Context) {
-	var saved, view *sixacre.View
-	var status *Status
+	var saved *sixacre.View
+	var now *moment // not written down yet
 	var written time.Time
 	later := time.NewTimer(0)
 	defer later.Stop()
@@ -64,27 +66,27 @@ func (a *Agent) keep(ctx context.Context) {
 		}
 		c := a.keeper.take()
 		a.forget(c)
-		if c.view != nil {
-			if view == nil && status == nil {
+		if c.now != nil {
+			if now == nil {
 				later.Reset(time.Until(written.Add(time.Second)))
 			}
-			view, status = c.view, c.status
+			now = c.now
 		}
-		if !due || a.State == "" || view == nil {
+		if !due || a.State == "" || now == nil {
 			continue
 		}
 		written = time.Now()
-		if view != saved {
-			if err := write(a.State, viewFile, view); err != nil {
+		if now.view != saved {
+			if err := write(a.State, viewFile, now.view); err != nil {
 				a.Log.Warn("the view is not saved: a restart without the server would not know it", "reason", err)
 			} else {
-				saved = view
+				saved = now.view
 			}
 		}
-		if err := write(a.State, statusFile, status); err != nil {
+		if err := write(a.State, statusFile, a.status(*now)); err != nil {
 			a.Log.Warn("the status is not saved: 'sixacre agent status' shows an older one", "reason", err)
 		}
-		view, status = nil, nil
+		now = nil
 	}
 }
 
@@ -96,25 +98,31 @@ func (a *Agent) forget(c chores) {
 			a.Log.Warn("what was counted of guests that are gone is still there", "reason", err)
 		}
 	}
-	if len(c.cuts)+len(c.lost) == 0 {
+	var cuts []func(sixacre.Flow) bool
+	for _, change := range c.changes {
+		if cut := change.after.Cut(change.before); cut != nil {
+			cuts = append(cuts, cut)
+		}
+	}
+	if len(cuts)+len(c.lost) == 0 {
 		return
 	}
-	if err := a.end(c); err != nil {
+	if err := a.end(cuts, c.lost); err != nil {
 		a.Log.Warn("connections that are no longer allowed may go on until they time out", "reason", err)
 	}
 }
 
 // end ends connections. Those that a rule cuts are held first: else what the guest
 // goes on sending would open them from its side.
-func (a *Agent) end(c chores) error {
+func (a *Agent) end(cuts, lost []func(sixacre.Flow) bool) error {
 	matches := func(all []func(sixacre.Flow) bool, f sixacre.Flow) bool {
 		return slices.ContainsFunc(all, func(ends func(sixacre.Flow) bool) bool { return ends(f) })
 	}
 	var held error
-	if len(c.cuts) > 0 {
+	if len(cuts) > 0 {
 		var cut []sixacre.Flow
 		if _, err := a.Memory.EndConnections(func(f sixacre.Flow) bool {
-			if matches(c.cuts, f) {
+			if matches(cuts, f) {
 				cut = append(cut, f)
 			}
 			return false
@@ -123,7 +131,7 @@ func (a *Agent) end(c chores) error {
 		}
 		held = a.Memory.Hold(context.Background(), cut)
 	}
-	ended, err := a.Memory.EndConnections(func(f sixacre.Flow) bool { return matches(c.cuts, f) || matches(c.lost, f) })
+	ended, err := a.Memory.EndConnections(func(f sixacre.Flow) bool { return matches(cuts, f) || matches(lost, f) })
 	if ended > 0 {
 		a.Log.Info("ended connections", "number", ended)
 	}
@@ -132,9 +140,7 @@ func (a *Agent) end(c chores) error {
 
 // leftovers adds what the change to next leaves to do.
 func (a *Agent) leftovers(c chores, finds []find, next firewall.Ruleset) chores {
-	if cut := next.Cut(a.rules); cut != nil {
-		c.cuts = append(c.cuts, cut)
-	}
+	c.changes = []change{{a.rules, next}}
 	now := map[nicKey]find{}
 	held := map[netip.Prefix]bool{}
 	for _, f := range finds {

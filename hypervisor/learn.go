@@ -19,8 +19,8 @@ type asking struct {
 	address netip.Addr
 }
 
-// maxAsking is how many may wait for the server; what guests ask beyond that,
-// they ask again.
+// maxAsking is how many may wait for the server. What guests ask beyond that is
+// lost until they take an address again.
 const maxAsking = 64
 
 // Heard takes a packet, from its IPv6 header on, that the filter saw from the

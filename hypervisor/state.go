@@ -71,26 +71,41 @@ func write(dir, name string, v any) error {
 	return nil
 }
 
+// moment is what the agent looked at, and what became of it.
+type moment struct {
+	view    *sixacre.View
+	finds   []find
+	ports   []sixacre.BridgePort
+	rules   firewall.Ruleset
+	applied bool // the rules are in force
+	problem error
+}
+
+// programmed reports whether the kernel filters for the NIC as the view says.
+func (m moment) programmed(f find) bool {
+	return m.applied && f.port.Device != "" && m.rules.Filters(f.port.Device)
+}
+
 // status is what there is to say of the moment.
-func (a *Agent) status(view *sixacre.View, finds []find, rules firewall.Ruleset, problem error) *Status {
-	s := &Status{PID: os.Getpid(), Time: time.Now(), Connections: a.Mode.String(), Revision: view.Revision, NICs: []NICStatus{}, Closed: []string{}}
-	if problem != nil {
-		s.Problem = problem.Error()
+func (a *Agent) status(m moment) *Status {
+	s := &Status{PID: os.Getpid(), Time: time.Now(), Connections: a.Mode.String(), Revision: m.view.Revision, NICs: []NICStatus{}, Closed: []string{}}
+	if m.problem != nil {
+		s.Problem = m.problem.Error()
 	}
 	instances := map[nicKey]string{}
-	for _, i := range view.Instances {
+	for _, i := range m.view.Instances {
 		for _, n := range i.NICs {
 			instances[nicKey{n.Pod, n.MAC}] = i.Name
 		}
 	}
-	for _, f := range finds {
+	for _, f := range m.finds {
 		s.NICs = append(s.NICs, NICStatus{
 			Instance: instances[f.key()], Pod: f.nic.Pod, MAC: f.nic.MAC, Device: f.port.Device, Bridge: f.port.Bridge, Index: f.port.Index,
-			Programmed: problem == nil && f.port.Device != "" && rules.Filters(f.port.Device),
+			Programmed: m.programmed(f),
 		})
 	}
-	for _, p := range a.ports {
-		if a.isTap(p.Device) && !rules.Filters(p.Device) {
+	for _, p := range m.ports {
+		if a.isTap(p.Device) && !m.rules.Filters(p.Device) {
 			s.Closed = append(s.Closed, p.Device)
 		}
 	}
