@@ -79,7 +79,7 @@ func TestArrowsPointInward(t *testing.T) {
 
 func known(pkg string) bool {
 	_, adapter := adapters[pkg]
-	return adapter || slices.Contains(pure, pkg) || slices.Contains(actors, pkg) || pkg == "." || pkg == "cmd/sixacre" || pkg == "lab" || pkg == "bench"
+	return adapter || slices.Contains(pure, pkg) || slices.Contains(actors, pkg) || pkg == "." || pkg == "cmd/sixacre" || pkg == "lab" || pkg == "bench" || pkg == "firewall/firewalltest"
 }
 
 // forbidden says why pkg may not import the package, or "".
@@ -97,6 +97,8 @@ func forbidden(pkg, imported string) string {
 	ours, isOurs := strings.CutPrefix(imported, module+"/")
 	allowed, isAdapter := adapters[pkg]
 	switch {
+	case ours == "firewall/firewalltest":
+		return "only tests do"
 	case pkg == ".":
 		if isOurs {
 			return "the root imports none of ours"

@@ -1,9 +1,7 @@
 package firewall_test
 
 import (
-	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +10,7 @@ import (
 
 	"github.com/sixacre/sixacre"
 	"github.com/sixacre/sixacre/firewall"
+	"github.com/sixacre/sixacre/firewall/firewalltest"
 )
 
 // TestNftTakesIt loads every scenario into the kernel, and the static part on
@@ -72,64 +71,6 @@ func TestBridgeConntrackNeedsOnlyConntrack(t *testing.T) {
 	}
 }
 
-// hosts draws a host with up to four guests and up to three groups, so that two
-// draws often share some of both.
-func hosts() *rapid.Generator[firewall.Host] {
-	prefixes := []string{"2001:db8:4000:10::/60", "2001:db8:4000:20::/60", "2001:db8:5000:100::/56", "2001:db8:6000::/64"}
-	names := []string{"default", "db.a-1", "web", "db"}
-	return rapid.Custom(func(t *rapid.T) firewall.Host {
-		h := base(firewall.BridgeNetfilter)
-		for n := range byte(4) {
-			if !rapid.Bool().Draw(t, "guest") {
-				continue
-			}
-			nic := guest(n, rapid.SliceOfNDistinct(rapid.SampledFrom(prefixes), 0, 3, rapid.ID).Draw(t, "prefixes"),
-				rapid.SliceOfNDistinct(rapid.SampledFrom(names), 0, 3, rapid.ID).Draw(t, "groups")...)
-			h.Ports = append(h.Ports, port(fmt.Sprintf("tap%d", n), nic))
-		}
-		for _, name := range names[1:] {
-			if rapid.Bool().Draw(t, "group") {
-				h.Groups = append(h.Groups, sixacre.Group{Name: name, Rules: rapid.SliceOfN(rules(names), 0, 6).Draw(t, "rules")})
-			}
-			if rapid.Bool().Draw(t, "members") {
-				m := sixacre.Members{Group: name}
-				for _, p := range h.Ports {
-					m.Addresses = append(m.Addresses, p.NIC.Address)
-					m.Prefixes = append(m.Prefixes, p.NIC.Prefixes...)
-				}
-				h.Members = append(h.Members, m)
-			}
-		}
-		return h
-	})
-}
-
-func rules(groups []string) *rapid.Generator[sixacre.Rule] {
-	return rapid.Custom(func(t *rapid.T) sixacre.Rule {
-		r := sixacre.Rule{
-			Direction: rapid.SampledFrom([]sixacre.Direction{sixacre.In, sixacre.In, sixacre.Out}).Draw(t, "direction"),
-			Protocol:  rapid.SampledFrom([]sixacre.Protocol{sixacre.TCP, sixacre.TCP, sixacre.UDP, sixacre.ICMPv6, sixacre.AnyProtocol, 47}).Draw(t, "protocol"),
-		}
-		if r.Protocol == sixacre.TCP || r.Protocol == sixacre.UDP {
-			for range rapid.IntRange(0, 2).Draw(t, "ranges") {
-				first := rapid.Uint16Range(0, 40).Draw(t, "first")
-				r.Ports = append(r.Ports, sixacre.PortRange{First: first, Last: first + rapid.Uint16Range(0, 9).Draw(t, "more")})
-			}
-		}
-		if r.Protocol == sixacre.ICMPv6 && rapid.Bool().Draw(t, "typed") {
-			r.ICMPType = &sixacre.ICMPType{Type: 139, HasCode: rapid.Bool().Draw(t, "coded")}
-		}
-		switch rapid.IntRange(0, 2).Draw(t, "remote") {
-		case 1:
-			r.Remote.Prefix = netip.PrefixFrom(netip.MustParseAddr("2001:db8:ffff::"), rapid.IntRange(33, 64).Draw(t, "bits")).Masked()
-		case 2:
-			r.Remote.Group = rapid.SampledFrom(groups).Draw(t, "remote group")
-			r.IncludePrefixes = rapid.Bool().Draw(t, "include prefixes")
-		}
-		return r
-	})
-}
-
 // TestChangesAddUp: however the kernel came to a ruleset, by changes or by one
 // sync over what was there, it prints the same as if it had been loaded at once.
 func TestChangesAddUp(t *testing.T) {
@@ -139,7 +80,7 @@ func TestChangesAddUp(t *testing.T) {
 		steps = append(steps, before.String())
 		var last firewall.Ruleset
 		for i := range 4 {
-			last = firewall.Compile(hosts().Example(10*seed + i))
+			last = firewall.Compile(firewalltest.Hosts().Example(10*seed + i))
 			steps = append(steps, last.Change(before).String())
 			before = last
 		}
@@ -157,7 +98,7 @@ func TestChangesAddUp(t *testing.T) {
 			t.Errorf("seed %d: a ruleset differs from itself: %s", seed, last.Change(last))
 		}
 		// A sync over what another ruleset left, and over what nobody made.
-		other := firewall.Compile(hosts().Example(10*seed + 5))
+		other := firewall.Compile(firewalltest.Hosts().Example(10*seed + 5))
 		stray := []firewall.Object{{Family: "bridge", Table: "sixacre", Kind: "chain", Name: "stray"}, {Family: "bridge", Table: "sixacre", Kind: "map", Name: "strays"}}
 		got, err = nft(t, other.String(), `table bridge sixacre {
 			chain stray { counter; }
@@ -174,8 +115,8 @@ func TestChangesAddUp(t *testing.T) {
 // have been made anew.
 func TestNextIsCompile(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		before := firewall.Compile(hosts().Draw(t, "before"))
-		h := hosts().Draw(t, "host")
+		before := firewall.Compile(firewalltest.Hosts().Draw(t, "before"))
+		h := firewalltest.Hosts().Draw(t, "host")
 		if got, want := before.Next(h).String(), firewall.Compile(h).String(); got != want {
 			t.Errorf("after another ruleset\n%s\nalone\n%s", got, want)
 		}
@@ -223,7 +164,7 @@ func TestNextSeesRulesChange(t *testing.T) {
 // TestOrderDoesNotMatter: the same host in another order makes the same text.
 func TestOrderDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		h := hosts().Draw(t, "host")
+		h := firewalltest.Hosts().Draw(t, "host")
 		for i := range h.Groups {
 			for j := range h.Groups[i].Rules {
 				h.Groups[i].Rules[j].ID = j + 1

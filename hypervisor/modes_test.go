@@ -134,6 +134,20 @@ func TestEchoWithTheHost(t *testing.T) {
 	}
 }
 
+// arrives sends the packet at one end, and looks for its payload at another.
+func (h *host) arrives(name string, pass bool, from, to string, p packet) {
+	h.Helper()
+	h.drain()
+	h.ends[from].send(p.frame())
+	wait := 5 * time.Second
+	if !pass {
+		wait = 100 * time.Millisecond
+	}
+	if got := h.ends[to].receives(p.payload, map[byte]int{udp: 6, icmp6: 2}[p.next], wait) != nil; got != pass {
+		h.Errorf("%s: passed %t, want %t", name, got, pass)
+	}
+}
+
 // TestRoutingHost: a host that is its guests' router, with an uplink that is no
 // port of their bridge. What it routes is judged as what the bridge carries.
 func TestRoutingHost(t *testing.T) {
@@ -156,19 +170,6 @@ func TestRoutingHost(t *testing.T) {
 	must(t, err)
 	h.ends["net0"] = newEnd(t, "net0")
 
-	arrives := func(name string, pass bool, from, to string, p packet) {
-		t.Helper()
-		h.drain()
-		h.ends[from].send(p.frame())
-		wait := 5 * time.Second
-		if !pass {
-			wait = 100 * time.Millisecond
-		}
-		f := h.ends[to].receives(p.payload, map[byte]int{udp: 6, icmp6: 2}[p.next], wait)
-		if (f != nil) != pass {
-			t.Errorf("%s: passed %t, want %t", name, f != nil, pass)
-		}
-	}
 	in := func(src, dst string, next byte, payload []byte) packet {
 		return packet{srcMAC: macWire, dstMAC: uplink.HardwareAddr, src: src, dst: dst, next: next, payload: payload}
 	}
@@ -177,20 +178,20 @@ func TestRoutingHost(t *testing.T) {
 	}
 	for _, guest := range []string{own1, prefix1} {
 		t.Log(guest)
-		arrives("in, by a rule", true, "net0", "guest1", in(outside, guest, udp, udpTo(5000, 8000, 'q')))
-		arrives("the answer", true, "guest1", "net0", out(1, guest, outside, udpTo(8000, 5000, 'a')))
-		arrives("going on", true, "net0", "guest1", in(outside, guest, udp, udpTo(5000, 8000, 'r')))
-		arrives("in, without a rule", false, "net0", "guest1", in(outside, guest, udp, udpTo(5000, 8001, 'q')))
-		arrives("an answer before the question", false, "net0", "guest1", in(outside, guest, udp, udpTo(53, 4000, 'a')))
-		arrives("out", true, "guest1", "net0", out(1, guest, outside, udpTo(4000, 53, 'q')))
-		arrives("its answer", true, "net0", "guest1", in(outside, guest, udp, udpTo(53, 4000, 'b')))
-		arrives("another's answer", false, "net0", "guest1", in("2001:db8:ffff::2", guest, udp, udpTo(53, 4000, 'b')))
-		arrives("from another's address", false, "guest1", "net0", out(1, own2, outside, udpTo(4000, 7000, 'q')))
-		arrives("echo", true, "net0", "guest1", in(outside, guest, icmp6, echoOf(128, 7, "from afar")))
+		h.arrives("in, by a rule", true, "net0", "guest1", in(outside, guest, udp, udpTo(5000, 8000, 'q')))
+		h.arrives("the answer", true, "guest1", "net0", out(1, guest, outside, udpTo(8000, 5000, 'a')))
+		h.arrives("going on", true, "net0", "guest1", in(outside, guest, udp, udpTo(5000, 8000, 'r')))
+		h.arrives("in, without a rule", false, "net0", "guest1", in(outside, guest, udp, udpTo(5000, 8001, 'q')))
+		h.arrives("an answer before the question", false, "net0", "guest1", in(outside, guest, udp, udpTo(53, 4000, 'a')))
+		h.arrives("out", true, "guest1", "net0", out(1, guest, outside, udpTo(4000, 53, 'q')))
+		h.arrives("its answer", true, "net0", "guest1", in(outside, guest, udp, udpTo(53, 4000, 'b')))
+		h.arrives("another's answer", false, "net0", "guest1", in("2001:db8:ffff::2", guest, udp, udpTo(53, 4000, 'b')))
+		h.arrives("from another's address", false, "guest1", "net0", out(1, own2, outside, udpTo(4000, 7000, 'q')))
+		h.arrives("echo", true, "net0", "guest1", in(outside, guest, icmp6, echoOf(128, 7, "from afar")))
 	}
-	arrives("egress by a rule", true, "guest2", "net0", out(2, own2, outside, udpTo(4000, 7000, 'q')))
-	arrives("its answer", true, "net0", "guest2", in(outside, own2, udp, udpTo(7000, 4000, 'a')))
-	arrives("egress without a rule", false, "guest2", "net0", out(2, own2, outside, udpTo(4000, 7001, 'q')))
+	h.arrives("egress by a rule", true, "guest2", "net0", out(2, own2, outside, udpTo(4000, 7000, 'q')))
+	h.arrives("its answer", true, "net0", "guest2", in(outside, own2, udp, udpTo(7000, 4000, 'a')))
+	h.arrives("egress without a rule", false, "guest2", "net0", out(2, own2, outside, udpTo(4000, 7001, 'q')))
 
 	// What the router has to say of a guest's packet reaches the guest.
 	h.drain()
@@ -271,27 +272,15 @@ func TestTwoBridges(t *testing.T) {
 	answer := toGuest1(outside, own1, 64, udp, udpTo(53, 4000, 'a'))
 	ping := packet{srcMAC: mac1, src: ll1, dst: router, next: icmp6, payload: echoOf(128, 1, "q")}
 	pong := toGuest1(router, ll1, 64, icmp6, echoOf(129, 1, "q"))
-	arrives := func(name string, pass bool, from, to string, p packet) {
-		t.Helper()
-		h.drain()
-		h.ends[from].send(p.frame())
-		wait := 5 * time.Second
-		if !pass {
-			wait = 100 * time.Millisecond
-		}
-		if got := h.ends[to].receives(p.payload, map[byte]int{udp: 6, icmp6: 2}[p.next], wait) != nil; got != pass {
-			t.Errorf("%s: passed %t, want %t", name, got, pass)
-		}
-	}
-	arrives("asking on one link", true, "guest1", "wire", question)
-	arrives("the answer on the other", false, "wire9", "guest9", answer)
-	arrives("the answer", true, "wire", "guest1", answer)
-	arrives("the answer on the other, again", false, "wire9", "guest9", answer)
-	arrives("ping on one link", true, "guest1", "wire", ping)
-	arrives("its answer on the other", false, "wire9", "guest9", pong)
-	arrives("its answer", true, "wire", "guest1", pong)
-	arrives("asking on the other link", true, "guest9", "wire9", question)
-	arrives("the answer on the other, now", true, "wire9", "guest9", answer)
+	h.arrives("asking on one link", true, "guest1", "wire", question)
+	h.arrives("the answer on the other", false, "wire9", "guest9", answer)
+	h.arrives("the answer", true, "wire", "guest1", answer)
+	h.arrives("the answer on the other, again", false, "wire9", "guest9", answer)
+	h.arrives("ping on one link", true, "guest1", "wire", ping)
+	h.arrives("its answer on the other", false, "wire9", "guest9", pong)
+	h.arrives("its answer", true, "wire", "guest1", pong)
+	h.arrives("asking on the other link", true, "guest9", "wire9", question)
+	h.arrives("the answer on the other, now", true, "wire9", "guest9", answer)
 }
 
 // TestFragmentsOfThatSize: fragments as senders make them, as long as a link
