@@ -57,16 +57,11 @@ func (l *Lab) checkLearnedLinkLocal(ctx context.Context) (seen string, err error
 			return "", err
 		}
 		took := time.Since(began)
-		w, err := l.attach(scratch.name, "eth0")
+		router, w, end, err := l.bothEnds(pod1.routers[0], scratch)
 		if err != nil {
 			return "", err
 		}
-		defer w.Close()
-		router, err := l.attach(pod1.routers[0].name, "pod")
-		if err != nil {
-			return "", err
-		}
-		defer router.Close()
+		defer end()
 		var all []probe
 		if err := l.settled(ctx, w, func() []probe {
 			toRouter := func(src netip.Addr) ip6 {

@@ -221,16 +221,11 @@ func (l *Lab) checkCut(ctx context.Context) (string, error) {
 				return "", err
 			}
 			// New ones are refused to all of them.
-			router, err := l.attach(pod1.routers[0].name, "pod")
+			router, atScratch, end, err := l.bothEnds(pod1.routers[0], scratch)
 			if err != nil {
 				return "", err
 			}
-			defer router.Close()
-			atScratch, err := l.attach(scratch.name, "eth0")
-			if err != nil {
-				return "", err
-			}
-			defer atScratch.Close()
+			defer end()
 			outside := ip6{srcMAC: pod1.routers[0].mac, src: pod1.routers[0].outside}.to(scratch.mac, nic.Address)
 			all := []probe{permitted("an echo request", outside.echo(token()))}
 			for _, c := range opened {
@@ -267,16 +262,11 @@ func (l *Lab) dial(ctx context.Context, box string, to netip.AddrPort) (conn net
 // checkForgottenConnection has an instance deleted in the middle of a connection,
 // and another one take its MAC and so its address, in a group that allows less.
 func (l *Lab) checkForgottenConnection(ctx context.Context) (string, error) {
-	router, err := l.attach(pod1.routers[0].name, "pod")
+	router, atScratch, end, err := l.bothEnds(pod1.routers[0], scratch)
 	if err != nil {
 		return "", err
 	}
-	defer router.Close()
-	atScratch, err := l.attach(scratch.name, "eth0")
-	if err != nil {
-		return "", err
-	}
-	defer atScratch.Close()
+	defer end()
 	const port = 42000
 	outside := ip6{srcMAC: pod1.routers[0].mac, src: pod1.routers[0].outside}
 	ask := func(nic nicRecord) frame { return outside.to(scratch.mac, nic.Address).udp(port, openPort, token()) }

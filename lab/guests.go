@@ -67,9 +67,15 @@ func (l *Lab) runClient(ctx context.Context, g guest) error {
 	if err := l.prepareClient(g); err != nil {
 		return err
 	}
-	// The others do not wait for duplicate address detection by themselves.
+	// The others do not wait for duplicate address detection by themselves. And one
+	// that is answered before the Router Advertisement comes takes the SLAAC address
+	// for its own: see checkBeforeRA.
 	if !g.client.first {
-		if err := until(ctx, 10*time.Second, func() error { return l.hasAddress(g, g.linkLocal()) }); err != nil {
+		address := g.linkLocal()
+		if g.pod.addressing == "slaac" {
+			address = g.want
+		}
+		if err := until(ctx, 10*time.Second, func() error { return l.hasAddress(g, address) }); err != nil {
 			return err
 		}
 	}

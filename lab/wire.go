@@ -26,6 +26,18 @@ func (l *Lab) attach(box, device string) (*wire, error) {
 	return l.listen(box, device, unix.PACKET_IGNORE_OUTGOING)
 }
 
+// bothEnds attaches to the way between a pod's router and a guest.
+func (l *Lab) bothEnds(r router, g guest) (atRouter, atGuest *wire, end func(), err error) {
+	if atRouter, err = l.attach(r.name, "pod"); err != nil {
+		return nil, nil, nil, err
+	}
+	if atGuest, err = l.attach(g.name, "eth0"); err != nil {
+		atRouter.Close()
+		return nil, nil, nil, err
+	}
+	return atRouter, atGuest, func() { atRouter.Close(); atGuest.Close() }, nil
+}
+
 // eavesdrop is attach, and hears what its box sends as well.
 func (l *Lab) eavesdrop(box, device string) (*wire, error) { return l.listen(box, device) }
 
